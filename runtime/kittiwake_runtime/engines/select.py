@@ -1,0 +1,88 @@
+"""Choosing what runs a bundle, with a report of what really does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from kittiwake_runtime.errors import EngineError
+
+if TYPE_CHECKING:
+    from kittiwake_runtime.bundle import Bundle
+    from kittiwake_runtime.engines.base import Engine
+    from kittiwake_runtime.manifest import Variant
+
+Policy = Literal["degrade", "require"]
+
+# Which devices are tried, best first. ONNX Runtime's TensorRT provider builds for minutes at its first
+# inference, so it is used only when it is asked for by name.
+_CANDIDATES = {
+    "auto": ("cuda", "cpu"),
+    "cpu": ("cpu",),
+    "cuda": ("cuda", "cpu"),
+    "tensorrt": ("tensorrt", "cuda", "cpu"),
+}
+# Which precision "auto" prefers, best first. On a CPU fp16 is only slower, and int8 costs accuracy, which is
+# for the caller to decide.
+_PREFERRED = {
+    "cpu": ("fp32", "fp16", "int8"),
+    "cuda": ("fp16", "fp32", "int8"),
+    "tensorrt": ("fp16", "fp32", "int8"),
+}
+
+
+def open_engine(
+    bundle: Bundle,
+    device: str = "auto",
+    precision: str = "auto",
+    policy: Policy = "degrade",
+    threads: int | None = None,
+) -> Engine:
+    """Load a bundle's network on the best device that there is, or on the one that is asked for.
+
+    Args:
+        bundle: the bundle.
+        device: "auto", "cpu", "cuda" or "tensorrt".
+        precision: "auto", "fp32", "fp16" or "int8".
+        policy: what to do when the device or precision asked for by name can't be had: "degrade" takes the
+            next best and says so in ``engine.report.reasons``, "require" raises.
+        threads: of the CPU; None takes all that this process may use.
+
+    Raises:
+        EngineError: what is required can't be had, or the network can't be loaded.
+    """
+    _check_choice("device", device, _CANDIDATES)
+    _check_choice("precision", precision, ("auto", *_PREFERRED["cpu"]))
+    _check_choice("policy", policy, ("degrade", "require"))
+    if threads is not None and threads < 1:
+        raise EngineError(f"threads is {threads}; expected at least 1")
+
+    from kittiwake_runtime.engines.base import DeviceUnavailable
+    from kittiwake_runtime.engines.onnxruntime import OnnxRuntimeEngine
+
+    reasons: tuple[str, ...] = ()
+    if precision not in ("auto", *bundle.variants):
+        reasons = (f"{bundle.name} has no {precision} variant, only {', '.join(bundle.variants)}",)
+        if policy == "require":
+            raise EngineError(reasons[0], "export one, or use policy='degrade'")
+    candidates = _CANDIDATES[device]
+    for candidate in candidates:
+        variant = _choose(bundle, precision, candidate)
+        try:
+            return OnnxRuntimeEngine(bundle, variant, candidate, threads, reasons)
+        except DeviceUnavailable as error:
+            if candidate == candidates[-1] or (policy == "require" and device != "auto"):
+                raise
+            reasons += (error.message,)
+    raise AssertionError("unreachable: the last candidate returns or raises")
+
+
+def _choose(bundle: Bundle, precision: str, device: str) -> Variant:
+    preferred = (precision, *_PREFERRED[device])
+    return bundle.variants[next(name for name in preferred if name in bundle.variants)]
+
+
+def _check_choice(what: str, given: str, allowed: Iterable[str]) -> None:
+    names = list(allowed)
+    if given not in names:
+        raise EngineError(f"{what} is {given!r}; expected one of {', '.join(names)}")
