@@ -39,8 +39,8 @@ _NEWTON_TOLERANCE = 1e-12
 class Mount:
     """Pose of the camera in body FRD.
 
-    The angles (aerospace ZYX) turn a frame whose x axis is the optical axis: pitch -90 looks straight down with
-    the top of the image forward.
+    The angles (aerospace ZYX) turn a frame whose x axis is the optical axis: pitch -90 looks straight down
+    with the top of the image forward.
 
     Attributes:
         roll_deg, pitch_deg, yaw_deg: degrees.
@@ -172,7 +172,7 @@ class Camera:
 
         Returns:
             (..., 2) float64 ``u, v``, also outside the image; NaN behind the camera, and where the distortion
-            polynomial folds back (far outside the view it would bring points into the image that aren't there).
+            polynomial folds back (which would bring points from far outside the view into the image).
         """
         xyz = np.asarray(points, dtype=np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -14,8 +14,9 @@ One row a frame, times strictly increasing (UTC seconds)::
 from __future__ import annotations
 
 import csv
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,33 +109,32 @@ def read_frames(path: str | Path) -> list[Frame]:
     """Read and check ``frames.csv``.
 
     Raises:
-        FrameError: a column is missing; a number is missing, malformed or not finite; a height is not positive;
-            time stands still or goes backwards. The message names file, line and column.
+        FrameError: a column is missing; a number is missing, malformed or not finite; a height is not
+            positive; time stands still or goes backwards. The message names file, row and column.
     """
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
-            columns = _check_columns(path, [name.strip() for name in reader.fieldnames or ()])
-            reader.fieldnames = columns
-            frames = [_Row(path, reader.line_num, values, columns).frame() for values in reader]
+            reader.fieldnames = _check_columns(path, [name.strip() for name in reader.fieldnames or ()])
+            rows = [(reader.line_num, _Row(path, reader.line_num, values).frame()) for values in reader]
     except OSError as error:
         raise FrameError(f"{path}: {error.strerror}", "give the frames.csv of a flight") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise FrameError(f"{path}: not a CSV file: {error}") from error
-    if not frames:
+    if not rows:
         raise FrameError(f"{path}: no frames")
-    for number, (earlier, later) in enumerate(zip(frames, frames[1:]), start=3):
+    for (_, earlier), (number, later) in itertools.pairwise(rows):
         if later.time_s <= earlier.time_s:
             raise FrameError(
                 f"{path}, row {number}, time_s: {later.time_s} does not come after {earlier.time_s}",
                 "sort the rows by capture time, and drop repeated frames",
             )
-    return frames
+    return [frame for _, frame in rows]
 
 
 def write_frames(path: str | Path, frames: Sequence[Frame]) -> None:
-    """Write ``frames.csv``; a column that no frame fills is left out. Images are named relative to its folder."""
+    """Write ``frames.csv``: images relative to its folder, without the columns that no frame fills."""
     path = Path(path)
     rows = [_to_row(frame, path.parent) for frame in frames]
     used = [key for key in (*_REQUIRED, *_HEIGHTS, *_ODOMETRY, *_TRUTH) if any(key in row for row in rows)]
@@ -296,9 +296,9 @@ def _to_row(frame: Frame, folder: Path) -> dict[str, Any]:
     values = {key: getattr(frame, key) for key in (*_REQUIRED[2:], *_HEIGHTS)}
     if frame.odometry is not None:
         odometry = frame.odometry
-        values |= dict(zip(_ODOMETRY, (odometry.x_m, odometry.y_m, odometry.yaw_deg)))
+        values |= dict(zip(_ODOMETRY, (odometry.x_m, odometry.y_m, odometry.yaw_deg), strict=True))
     if frame.truth is not None:
-        values |= dict(zip(_TRUTH, frame.truth))
+        values |= dict(zip(_TRUTH, frame.truth, strict=True))
     return row | {
         key: "" if math.isnan(value) else repr(float(value))
         for key, value in values.items()
@@ -307,15 +307,10 @@ def _to_row(frame: Frame, folder: Path) -> dict[str, Any]:
 
 
 class _Row:
-    """Typed access to one line; every error names file, line and column."""
+    """Typed access to one row; every error names file, row and column."""
 
-    def __init__(self, path: Path, line: int, values: dict[str, Any], columns: Iterable[str]) -> None:
-        self.where, self.folder, self.values, self.columns = (
-            f"{path}, row {line}",
-            path.parent,
-            values,
-            columns,
-        )
+    def __init__(self, path: Path, line: int, values: dict[str, Any]) -> None:
+        self.where, self.folder, self.values = f"{path}, row {line}", path.parent, values
 
     def frame(self) -> Frame:
         name = self.text("file")
@@ -358,7 +353,7 @@ class _Row:
         return value
 
     def optional(self, column: str) -> float | None:
-        return self.number(column) if column in self.columns and self.known(column) else None
+        return self.number(column) if self.known(column) else None
 
     def height(self) -> float | None:
         value = self.optional("height_agl_m")
@@ -368,6 +363,6 @@ class _Row:
 
     def group(self, columns: tuple[str, ...]) -> list[float] | None:
         """All of a group's numbers, or None when the row leaves all of them empty."""
-        if not any(self.known(column) for column in columns if column in self.columns):
+        if not any(self.known(column) for column in columns):
             return None
         return [self.number(column) for column in columns]
