@@ -1,0 +1,133 @@
+"""From a descriptor's score to a likelihood ratio.
+
+A score is standardized by the frame's own background, z = (score - mean) / std over the states of the map: a
+frame of plain ground matches everything a little and must not be believed more for it. The ratio
+
+    L(z) = p(z | the right place) / p(z | another place of this map)
+
+then has mean 1 over wrong places, so "not on this map" has the likelihood 1, and the evidence of a frame is the
+mean of L over the belief. Three estimates are siblings here and are compared by the benchmark:
+kernel density (ICAR 2021; SIVL, RA-L 2022), a parametric fit, and rank/softmax.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import BundleError
+
+LEVELS = 256
+"""Steps into which z is quantized: a table look-up per state is as fast as an exponential."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """A tabulated log-likelihood ratio of standardized scores.
+
+    Attributes:
+        lo, hi: range of z that the table covers; below and above, the end values hold.
+        log_ratio: ``(256,) float64``, natural logarithm of L(z) at evenly spaced z.
+        null: share of frames of the right place that say nothing (blur, cloud, water): the floor of the ratio,
+            L = (1 - null) L(z) + null, bounds what one bad frame can destroy.
+    """
+
+    lo: float
+    hi: float
+    log_ratio: npt.NDArray[np.float64]
+    null: float = 0.05
+
+    def table(self, exponent: float = 1.0) -> npt.NDArray[np.float32]:
+        """``(256,) float32`` of L(z)^exponent; the exponent (0..1] tempers views that overlap earlier ones."""
+        ratio = (1 - self.null) * np.exp(self.log_ratio) + self.null
+        return np.asarray(ratio**exponent, np.float32)
+
+    @property
+    def steps_per_z(self) -> float:
+        """Levels of the table in one unit of z."""
+        return (LEVELS - 1) / (self.hi - self.lo)
+
+
+def kernel_density(calibration: dict[str, Any], bandwidth: float = 0.35) -> Likelihood:
+    """Ratio of two kernel densities of z, from the calibration histograms of a bundle.
+
+    Args:
+        calibration: ``{"z": {"lo", "hi", "positive": [...], "negative": [...]}}``: histograms of right and
+            wrong places, made on places that were not trained on.
+        bandwidth: of the Gaussian kernel, in units of z.
+
+    Raises:
+        BundleError: a field is missing or is not a pair of histograms of one length.
+    """
+    lo, hi, positive, negative = _histograms(calibration)
+    bin_width = (hi - lo) / len(positive)
+    smooth = _gaussian(bandwidth / bin_width)
+    p, n = (np.convolve(h / h.sum(), smooth, mode="same") for h in (positive, negative))
+    # A bin that no wrong place reached still has about one chance in the sample's size.
+    floor = 0.5 / max(negative.sum(), 1.0)
+    ratio = np.log(p + 1e-9) - np.log(n + floor)
+    return Likelihood(lo, hi, _resample(lo, hi, _increasing(ratio)))
+
+
+def parametric(calibration: dict[str, Any]) -> Likelihood:
+    """Log-ratio of two Gaussians fitted to z: the wrong places' (0, 1 by construction) and the right ones'."""
+    lo, hi, positive, negative = _histograms(calibration)
+    centres = lo + (np.arange(len(positive)) + 0.5) * (hi - lo) / len(positive)
+    mean, std = _moments(centres, positive)
+    mean_n, std_n = _moments(centres, negative)
+    z = np.linspace(lo, hi, LEVELS)
+    log_ratio = np.log(std_n / std) - 0.5 * ((z - mean) / std) ** 2 + 0.5 * ((z - mean_n) / std_n) ** 2
+    return Likelihood(lo, hi, _increasing(log_ratio))
+
+
+def softmax(calibration: dict[str, Any]) -> Likelihood:
+    """Log-ratio linear in z (rank/softmax), its slope and offset fitted so that wrong places average to 1."""
+    lo, hi, positive, negative = _histograms(calibration)
+    centres = lo + (np.arange(len(positive)) + 0.5) * (hi - lo) / len(positive)
+    mean, _ = _moments(centres, positive)
+    # Among wrong places z is close to N(0, 1), whose mean of exp(a z + b) is exp(a^2 / 2 + b) = 1.
+    z = np.linspace(lo, hi, LEVELS)
+    return Likelihood(lo, hi, mean * z - 0.5 * mean**2)
+
+
+ESTIMATES = {"kernel_density": kernel_density, "parametric": parametric, "softmax": softmax}
+
+
+def _histograms(calibration: dict[str, Any]) -> tuple[float, float, Any, Any]:
+    try:
+        z = calibration["z"]
+        lo, hi = float(z["lo"]), float(z["hi"])
+        positive = np.asarray(z["positive"], np.float64)
+        negative = np.asarray(z["negative"], np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"the bundle's calibration has no usable histograms of z ({error!r})",
+            "export the bundle from a checkpoint that was calibrated by `kittiwake train localization`",
+        ) from error
+    if positive.shape != negative.shape or positive.ndim != 1 or len(positive) < 8 or not hi > lo:
+        raise BundleError(f"the bundle's calibration histograms are {positive.shape} and {negative.shape}")
+    return lo, hi, positive, negative
+
+
+def _gaussian(sigma_bins: float) -> npt.NDArray[np.float64]:
+    radius = max(1, int(np.ceil(3 * sigma_bins)))
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma_bins, 1e-6)) ** 2)
+    return np.asarray(kernel / kernel.sum(), np.float64)
+
+
+def _moments(x: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]) -> tuple[float, float]:
+    mean = float(np.average(x, weights=weight))
+    return mean, float(np.sqrt(np.average((x - mean) ** 2, weights=weight)))
+
+
+def _increasing(log_ratio: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A better score never argues against a place: outside the data's range a fit may say so."""
+    return np.asarray(np.maximum.accumulate(log_ratio), np.float64)
+
+
+def _resample(lo: float, hi: float, bins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    centres = lo + (np.arange(len(bins)) + 0.5) * (hi - lo) / len(bins)
+    return np.asarray(np.interp(np.linspace(lo, hi, LEVELS), centres, bins), np.float64)

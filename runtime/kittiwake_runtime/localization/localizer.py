@@ -1,0 +1,244 @@
+"""The localizer: frames and odometry in, fixes out, from no initial pose.
+
+    localizer = Localizer(index, engine)
+    for step, patch, time_s in flight:
+        fix = localizer.update(step, patch, time_s=time_s)
+
+It never raises over a frame that shows nothing: it carries the belief forward, says why, and its radius grows.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bundle import Bundle
+from ..engines.base import Engine
+from ..engines.select import open_engine
+from ..errors import BundleError, FrameError
+from .belief import Float32, Moments
+from .descriptor import Descriptor
+from .filter import FilterConfig, PointMassFilter
+from .flight_log import OdometryStep
+from .likelihood import ESTIMATES
+from .map_index import MapIndex
+from .matcher import Matcher
+from .outputs import Fix, Source, State, radius_m
+
+
+@dataclass(frozen=True)
+class LocalizerConfig:
+    """When a belief becomes a fix, and when it stops being one.
+
+    Attributes:
+        likelihood: how scores become ratios: ``kernel_density``, ``parametric`` or ``softmax``.
+        converged_std_m: largest position spread (root of the covariance's trace) of a converged belief.
+        converged_elsewhere: largest probability of being elsewhere when convergence is declared.
+        converged_evidence: least mean evidence (nats a frame) of the last `evidence_frames` then.
+        evidence_frames: how many matches have to agree.
+        lost_elsewhere: probability of being elsewhere above which it is lost.
+        max_radius_m: 95 % radius above which a fix that is only carried forward is lost.
+        least_move: share of the footprint to move before a view counts as news; hover sharpens nothing.
+        filter: what the filter assumes.
+    """
+
+    likelihood: str = "kernel_density"
+    converged_std_m: float = 60.0
+    converged_elsewhere: float = 0.01
+    converged_evidence: float = 1.0
+    evidence_frames: int = 3
+    lost_elsewhere: float = 0.5
+    max_radius_m: float = 400.0
+    least_move: float = 0.25
+    filter: FilterConfig = field(default_factory=FilterConfig)
+
+
+class Localizer:
+    """Finds a vehicle on a map index.
+
+    Args:
+        index: an open `MapIndex`.
+        model: the open engine of the bundle that made the index, or that bundle (it is then opened here).
+        config: when to believe.
+
+    Raises:
+        MapError: the index was made by another bundle.
+        BundleError: the bundle has no calibration, or `config.likelihood` names no estimate.
+    """
+
+    def __init__(
+        self, index: MapIndex, model: Engine | Bundle, config: LocalizerConfig | None = None
+    ) -> None:
+        from .map_build import check_bundle
+
+        self.config = config or LocalizerConfig()
+        self.index = index
+        engine = open_engine(model) if isinstance(model, Bundle) else model
+        check_bundle(index, engine.bundle)
+        if self.config.likelihood not in ESTIMATES:
+            raise BundleError(f"no likelihood {self.config.likelihood!r}", f"one of {', '.join(ESTIMATES)}")
+        likelihood = ESTIMATES[self.config.likelihood](engine.bundle.calibration)
+        self.filter = PointMassFilter(Matcher(index, Descriptor(engine), likelihood), self.config.filter)
+        self._start()
+
+    def _start(self) -> None:
+        self.state: State = "searching"
+        self._evidence: deque[float] = deque(maxlen=self.config.evidence_frames)
+        self._since_view: complex | None = None
+        self._turned = 0.0
+        self._matched_s = -math.inf
+        self._since_match_m = math.inf
+        self._supported = False
+
+    def reset(self) -> None:
+        """Start again from nothing."""
+        self.filter.reset()
+        self._start()
+
+    def set_prior(self, lat_deg: float, lon_deg: float, radius_m: float) -> None:
+        """Start from a soft prior; a wrong one only delays.
+
+        Args:
+            lat_deg, lon_deg: WGS84.
+            radius_m: that holds 95 %.
+        """
+        east, north = self.index.grid.from_wgs84(lat_deg, lon_deg)
+        self.filter.set_prior(np.array([float(east), float(north)]), radius_m / 2.4477)
+        self._start()
+
+    def update(
+        self,
+        step: OdometryStep | None,
+        patch: Float32 | Sequence[Float32] | None,
+        *,
+        time_s: float,
+        lever: tuple[float, float] = (0.0, 0.0),
+        reason: str = "",
+    ) -> Fix:
+        """One frame.
+
+        Args:
+            step: odometry since the last update; None for the first frame.
+            patch: ``(33, 33) float32`` grey in [0, 1], up is the vehicle's forward axis, NaN unseen; several,
+                one for each assumed scale, when the height is not known; None when there is no usable view.
+            time_s: the image's time; strictly increasing.
+            lever: forward and left metres from the vehicle to the patch's centre.
+            reason: why there is no patch.
+
+        Returns:
+            The fix at this frame; look at its `state` before its position.
+
+        Raises:
+            FrameError: the odometry is not finite.
+        """
+        started = time.perf_counter()
+        stages: dict[str, float] = {}
+        if step is not None:
+            self._predict(step)
+        stages["predict"] = 1e3 * (time.perf_counter() - started)
+        patches = [] if patch is None else [patch] if isinstance(patch, np.ndarray) else list(patch)
+        evidence, why = self._weigh(patches, lever, reason)
+        stages["match"] = 1e3 * (time.perf_counter() - started) - stages["predict"]
+        moments = self.filter.adapt()
+        supported = math.isfinite(evidence) and evidence > 0
+        if supported:
+            self._matched_s, self._since_match_m = time_s, 0.0
+        covariance = self._published(moments)
+        self._decide(moments, covariance)
+        stages["state"] = 1e3 * (time.perf_counter() - started) - sum(stages.values())
+        source: Source = "map_matched" if supported else "propagated"
+        return Fix(
+            time_s=time_s,
+            easting_m=float(moments.mean[0]),
+            northing_m=float(moments.mean[1]),
+            heading_rad=moments.heading_rad,
+            covariance=covariance,
+            position_std_m=moments.std_m,
+            heading_std_rad=moments.heading_std_rad,
+            state=self.state,
+            source=source,
+            age_s=time_s - self._matched_s,
+            distance_since_match_m=self._since_match_m,
+            elsewhere=self.filter.elsewhere,
+            evidence=evidence,
+            reason=self._reason(moments, why),
+            grid=self.index.grid,
+            stages_ms=stages,
+        )
+
+    def _predict(self, step: OdometryStep) -> None:
+        values = (step.forward_m, step.left_m, step.turn_rad, step.sigma_m, step.sigma_turn_rad)
+        if not all(math.isfinite(value) for value in values):
+            raise FrameError(
+                f"the odometry step is not finite: {step}", "leave the step out, or mend its source"
+            )
+        self.filter.predict(step)
+        moved = complex(step.forward_m, step.left_m)
+        self._since_match_m += abs(moved)
+        if self._since_view is not None:
+            self._since_view += moved * complex(math.cos(self._turned), math.sin(self._turned))
+        self._turned += step.turn_rad
+
+    def _weigh(self, patches: list[Float32], lever: tuple[float, float], reason: str) -> tuple[float, str]:
+        """Weigh a view if it shows new ground; returns its evidence (NaN if not) and why not."""
+        if not patches:
+            return math.nan, reason or "no usable view"
+        exponent = self._news()
+        if exponent <= 0:
+            return math.nan, "hovering: the view is not new"
+        if any(not np.isfinite(patch).any() for patch in patches):
+            return math.nan, reason or "the view shows no ground"
+        evidence = self.filter.weigh(patches, lever, exponent)
+        self._since_view, self._turned = 0j, 0.0
+        self._evidence.append(evidence)
+        return evidence, ""
+
+    def _news(self) -> float:
+        """Share of the disc that the last weighed view did not show; 0 below the least move."""
+        if self._since_view is None:
+            return 1.0
+        x = abs(self._since_view) / self.index.footprint_m
+        if x < self.config.least_move:
+            return 0.0
+        if x >= 1:
+            return 1.0
+        return 1 - 2 / math.pi * (math.acos(x) - x * math.sqrt(1 - x * x))
+
+    def _published(self, moments: Moments) -> npt.NDArray[np.float64]:
+        """The belief's covariance and, as a bias that no averaging removes, the map's own error."""
+        return moments.covariance + np.eye(2) * self.index.georef_sigma_m**2
+
+    def _decide(self, moments: Moments, covariance: npt.NDArray[np.float64]) -> None:
+        config, elsewhere = self.config, self.filter.elsewhere
+        if self.state == "converged":
+            if elsewhere > config.lost_elsewhere or radius_m(covariance, 0.95) > config.max_radius_m:
+                self.state = "lost"
+                self.filter.widen()
+                self._evidence.clear()
+            return
+        agreeing = len(self._evidence) == config.evidence_frames and (
+            sum(self._evidence) / config.evidence_frames >= config.converged_evidence
+        )
+        narrow = moments.std_m < config.converged_std_m
+        if narrow and agreeing and elsewhere < config.converged_elsewhere:
+            self.state = "converged"
+        elif not self.filter.covers_map and elsewhere > config.lost_elsewhere:
+            self.filter.widen()
+
+    def _reason(self, moments: Moments, why: str) -> str:
+        if self.state == "converged":
+            return why
+        lead = "lost: " if self.state == "lost" else ""
+        if why:
+            return lead + why
+        if self.filter.elsewhere > self.config.lost_elsewhere:
+            return lead + "what the camera sees is not on this map"
+        if moments.std_m >= self.config.converged_std_m:
+            return lead + f"several places fit (spread {moments.std_m:.0f} m)"
+        return lead + "waiting for more frames to agree"
