@@ -13,9 +13,10 @@ PYTHON ?= python3
 DEPS ?= newest
 ARGS ?=
 
-RUNTIME := .venv/runtime
-DEV := .venv/dev$(if $(filter lowest,$(DEPS)),-lowest)
-PIP_OPTIONS := --quiet --disable-pip-version-check $(if $(filter lowest,$(DEPS)),-c constraints-lowest.txt)
+LOWEST := $(filter lowest,$(DEPS))
+RUNTIME := .venv/runtime$(if $(LOWEST),-lowest)
+DEV := .venv/dev$(if $(LOWEST),-lowest)
+PIP_OPTIONS := --quiet --disable-pip-version-check $(if $(LOWEST),-c constraints-lowest.txt)
 
 # PyTorch's own index has CPU builds of a tenth of the size; where it can't be reached the default index serves.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
@@ -49,11 +50,13 @@ clean:
 	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(RUNTIME)/.made: runtime/pyproject.toml models/pyproject.toml
+	@echo "making $(RUNTIME): about 150 MB to download"
 	$(PYTHON) -m venv $(RUNTIME)
 	$(RUNTIME)/bin/pip install $(PIP_OPTIONS) -e ./runtime -e ./models
 	@touch $@
 
 $(DEV)/.made: $(wildcard */pyproject.toml) requirements-dev.txt constraints-lowest.txt
+	@echo "making $(DEV): about 450 MB to download"
 	$(PYTHON) -m venv $(DEV)
 	@index=""; if $(PYTHON) -c '$(PROBE)' 2>/dev/null; then index="--extra-index-url $(TORCH_INDEX)"; fi; \
 	set -x; $(DEV)/bin/pip install $(PIP_OPTIONS) $$index -r requirements-dev.txt \
