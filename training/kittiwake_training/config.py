@@ -1,0 +1,93 @@
+"""Configs: frozen dataclasses, filled from TOML and from ``key=value``.
+
+    [sampler]
+    pairs = 2048                     # and on the command line: --set sampler.pairs=2048
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kittiwake_training.errors import TrainingError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+
+def load_config(kind: type[T], path: Path | None = None, settings: Sequence[str] = ()) -> T:
+    """A config of the given dataclass: its defaults, then the file's values, then the settings.
+
+    Args:
+        kind: a frozen dataclass whose fields have defaults and are numbers, text, booleans, tuples or such
+            dataclasses.
+        path: a TOML file.
+        settings: ``key=value`` each, the key dotted, the value as in TOML; bare words are text.
+
+    Raises:
+        TrainingError: the file can't be read, or a key is unknown or has a value of another type.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise TrainingError(f"{path}: {error}") from error
+    for setting in settings:
+        _insert(values, setting)
+    return from_mapping(kind, values)
+
+
+def from_mapping(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """A dataclass from nested mappings; what is not given keeps its default.
+
+    Raises:
+        TrainingError: a key is unknown or has a value of another type; it is named in full.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise TrainingError(f"config: no field {where}{unknown[0]}", f"fields there are {', '.join(hints)}")
+    return kind(**{key: _convert(hints[key], value, where + key) for key, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise TrainingError(f"config: {where} is {value!r}, expected a table")
+        return from_mapping(hint, value, f"{where}.")
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        length = None if arguments[-1] is Ellipsis else len(arguments)
+        if not isinstance(value, (list, tuple)) or length not in (None, len(value)):
+            raise TrainingError(f"config: {where} is {value!r}, expected {length or 'several'} values in brackets")
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise TrainingError(f"config: {where} is {value!r}, expected {hint.__name__}")
+    return value
+
+
+def _insert(values: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise TrainingError(f"--set {setting}: expected key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise TrainingError(f"--set {setting}: {table} is a value, not a table")
+    values[last] = value

@@ -1,0 +1,235 @@
+"""Train a descriptor: places in, checkpoint out."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kittiwake_training.checkpoint import git_commit, load_checkpoint, save_checkpoint
+from kittiwake_training.errors import TrainingError
+from kittiwake_training.localization.data import PairSampler, SamplerConfig
+from kittiwake_training.localization.evaluate import EvaluationConfig, calibration, evaluate, metrics
+from kittiwake_training.localization.losses import info_nce
+from kittiwake_training.localization.model import CELL_PX, DISC_PX, HALO_PX
+from kittiwake_training.localization.places import Place, hold_out_strip, load_places
+from kittiwake_training.localization.prepare import place_from_rasters, world_places
+from kittiwake_training.registry import build_model
+from kittiwake_training.trainer import LossFunction, TrainerConfig, fit, make_fabric, replace_file
+
+CONFIG = "config.json"
+MAP_HELD_OUT = 0.25
+"""Share of an operator's own area that validates."""
+
+
+@dataclass(frozen=True)
+class CnnConfig:
+    """The network's size: see ``DescriptorCNN``."""
+
+    width: int = 128
+    dim: int = 48
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """The procedural places.
+
+    Args:
+        places: how many to train on; 0 for none.
+        validation_places: how many more to measure on.
+        size_m: the side of each.
+        gsds_m: metres a pixel, taken in turn.
+    """
+
+    places: int = 48
+    validation_places: int = 4
+    size_m: float = 3000.0
+    gsds_m: tuple[float, ...] = (5.0, 2.5)
+
+
+@dataclass(frozen=True)
+class LocalizationConfig:
+    """Training of a descriptor for localization.
+
+    Args:
+        name: the checkpoint's, and the bundle's that is made of it.
+        model: the registry's key; ``localization.gradients`` is hand-made: it is only calibrated.
+        seed: of weights, batches and evaluation.
+        temperature: of the loss.
+        freeze_norm_at: share of the steps after which batch normalization keeps its running statistics, so that
+            the last steps train the network as it will run.
+        init: a checkpoint to start from; its model must be the same. Empty: start from fresh weights.
+        cnn: size of the network, when it is one.
+        sampler: how pairs are drawn.
+        world: the procedural places.
+        trainer: optimization.
+        evaluation: how much to evaluate at the end.
+    """
+
+    name: str = "localization-descriptor"
+    model: str = "localization.cnn"
+    seed: int = 0
+    temperature: float = 0.07
+    freeze_norm_at: float = 0.8
+    init: str = ""
+    cnn: CnnConfig = CnnConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    world: WorldConfig = WorldConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+class PairEncoder(nn.Module):
+    """Describes both sides of a batch in one pass, so that they share the statistics of normalization."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, query: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 2, 33, 33) and (N, 2, 63, 63) -> twice (N, D) float32."""
+        core = self.model.contrast(window)[:, :, HALO_PX:-HALO_PX, HALO_PX:-HALO_PX]
+        both = torch.cat([self.model.contrast(query), core])
+        described = self.model.describe(both.contiguous(memory_format=torch.channels_last))
+        return described[:, :, 0, 0].chunk(2)
+
+
+def train(
+    config: LocalizationConfig, data: Path | None, output: Path, *, maps: Sequence[Path] = (), workers: int = 1,
+    resume: bool = False, max_minutes: float = math.inf,
+) -> dict[str, Any]:
+    """Train, evaluate on held-out places, and write a checkpoint.
+
+    Args:
+        config: everything that decides the result, together with the data.
+        data: a folder of prepared places; none to train on the procedural world or on ``maps`` alone.
+        output: the checkpoint's folder; also gets the state to resume from, the log and the loss curve, and
+            keeps the rendered worlds under ``world/``.
+        maps: georeferenced rasters of the operator's own area at several dates; its eastern quarter validates.
+        workers: processes that render worlds.
+        resume: go on from ``output``'s state.
+        max_minutes: stop after so long, rendering and all but the evaluation included.
+
+    Returns:
+        What ``checkpoint.json`` holds, with ``finished``: whether all steps were done.
+
+    Raises:
+        TrainingError: no data, or a config, a state or a checkpoint that doesn't fit.
+    """
+    started = time.monotonic()
+    _record_config(config, output, resume)
+    places = gather_places(config, data, output / "world", maps, workers)
+    torch.manual_seed(config.seed)
+    model = make_model(config)
+    fabric = make_fabric(config.trainer)
+    steps = 0
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        sampler = PairSampler([p for p in places if p.split == "train"], config.sampler, fabric.device, config.seed)
+        encoder = PairEncoder(model).to(memory_format=torch.channels_last)
+        left_s = max_minutes * 60 - (time.monotonic() - started)
+        progress = fit(fabric, encoder, _losses(config, sampler, fabric.global_rank), config.trainer, output,
+                       resume=resume, stop_after_s=left_s)
+        steps = progress.step
+    meta = describe_run(config, places)
+    if fabric.is_global_zero:
+        held_out = [place for place in places if place.split == "validation"]
+        outcomes = evaluate(model, held_out, config.evaluation, fabric.device, config.seed)
+        if not outcomes:
+            raise TrainingError("no held-out place could be queried", "prepare data with validation places")
+        meta |= {"metrics": metrics(outcomes), "calibration": calibration(outcomes, held_out), "steps": steps}
+        save_checkpoint(output, model.cpu(), meta)
+    fabric.barrier()
+    return {**meta, "finished": steps == config.trainer.steps or steps == 0}
+
+
+def gather_places(
+    config: LocalizationConfig, data: Path | None, world_folder: Path, maps: Sequence[Path], workers: int
+) -> list[Place]:
+    """All places of a run, each with its split: prepared ones, the operator's own, and procedural worlds."""
+    places = load_places(data) if data else []
+    if maps:
+        own = place_from_rasters(maps, "own_area")
+        gap_px = math.ceil(2 * DISC_PX * config.sampler.imagery_step[1])
+        places += hold_out_strip(own, MAP_HELD_OUT, gap_px)
+    for split, count in (("train", config.world.places), ("validation", config.world.validation_places)):
+        places += world_places(world_folder, count, size_m=config.world.size_m, gsds_m=config.world.gsds_m,
+                               workers=workers, split=split)
+    return places
+
+
+def make_model(config: LocalizationConfig) -> nn.Module:
+    """The model of a config, with fresh weights or those of ``config.init``."""
+    key, settings = config.model, model_settings(config)
+    if not config.init:
+        return build_model(key, settings)
+    start = load_checkpoint(Path(config.init))
+    if start.meta["model"] != {"key": key, "config": settings}:
+        raise TrainingError(f"{config.init} is a {start.meta['model']}, the config asks for {key} {settings}")
+    return start.model
+
+
+def model_settings(config: LocalizationConfig) -> dict[str, Any]:
+    """What the registry's factory takes."""
+    return asdict(config.cnn) if config.model == "localization.cnn" else {}
+
+
+def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, Any]:
+    """The fields of ``checkpoint.json`` that are known before evaluation."""
+    dim = config.cnn.dim if config.model == "localization.cnn" else 48
+    sources = {(place.source, place.split, place.licence) for place in places}
+    return {
+        "name": config.name,
+        "task": "localization.descriptor",
+        "licence": "Apache-2.0",
+        "description": "Describes a disc of ground seen from above by a unit vector that lasts over seasons and "
+                       "tells headings apart.",
+        "model": {"key": config.model, "config": model_settings(config)},
+        "inputs": [{"name": "view", "dtype": "float32", "shape": ["N", 2, "H", "W"], "units": "1",
+                    "meaning": "gray in [0, 1] times mask; mask, 1 where the ground was seen"}],
+        "outputs": [{"name": "descriptor", "dtype": "float32", "shape": ["N", dim, "h", "w"], "units": "1",
+                     "meaning": "unit vectors over axis 1, of the discs of 33 px centred at row 16 + 2 i and column "
+                                "16 + 2 j; h = (H - 33) // 2 + 1, w = (W - 33) // 2 + 1"}],
+        "dims": {"N": {"min": 1, "typical": 36}, "H": {"min": DISC_PX, "typical": DISC_PX, "max": 4096},
+                 "W": {"min": DISC_PX, "typical": DISC_PX, "max": 4096}},
+        "preprocessing": {"disc_px": DISC_PX, "cell_px": CELL_PX, "halo_px": DISC_PX // 2 + HALO_PX,
+                          "gray": "0.299 R + 0.587 G + 0.114 B, 0..255 to 0..1"},
+        "tolerance": 1e-3,
+        "training": {
+            "data": [{"name": p.name, "source": p.source, "split": p.split, "dates": len(p.dates),
+                      "gsd_m": p.gsd_m, "sha256": p.sha256} for p in places],
+            "config": asdict(config), "commit": git_commit(), "seed": config.seed,
+        },
+        "sources": [{"source": source, "split": split, "licence": licence,
+                     "places": sum((p.source, p.split, p.licence) == (source, split, licence) for p in places)}
+                    for source, split, licence in sorted(sources)],
+    }
+
+
+def _losses(config: LocalizationConfig, sampler: PairSampler, rank: int) -> LossFunction:
+    def losses(encoder: nn.Module, step: int, progress: float) -> dict[str, Tensor]:
+        if progress >= config.freeze_norm_at:
+            for module in encoder.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        pairs = sampler.batch(step, rank)
+        query, ground = encoder(pairs.query, pairs.window)
+        loss, accuracy = info_nce(query, ground, pairs.excluded, pairs.usable, config.temperature)
+        return {"loss": loss, "accuracy": accuracy}
+
+    return losses
+
+
+def _record_config(config: LocalizationConfig, output: Path, resume: bool) -> None:
+    """Keep the config beside the state; a state goes on only under the config that it was begun with."""
+    record, text = output / CONFIG, json.dumps(asdict(config), indent=2) + "\n"
+    if resume and record.exists() and record.read_text() != text:
+        raise TrainingError(f"{record} differs from the config of this run", "train without --resume, or as before")
+    output.mkdir(parents=True, exist_ok=True)
+    replace_file(record, text.encode())
