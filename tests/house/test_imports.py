@@ -43,7 +43,12 @@ NEVER_BACK = {
     TASKS: (FRONT,),
 }
 
-DISTRIBUTIONS = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "affine": "rasterio",  # its type of a transform
+    "cv2": "opencv-python-headless",
+    "lightning": "lightning-fabric",  # the larger package, which holds the same
+    "yaml": "pyyaml",
+}
 # Declared, and yet imported nowhere in the package: the reason.
 UNSEEN = {
     ("export", "onnxscript"): "torch.onnx's exporter imports it",
