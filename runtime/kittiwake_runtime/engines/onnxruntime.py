@@ -58,9 +58,14 @@ class OnnxRuntimeEngine(Engine):
         super().__init__(bundle, report)
         self._session: Any = session
         self._names = [spec.name for spec in bundle.outputs]
-        graph = ({node.name for node in session.get_inputs()}, {node.name for node in session.get_outputs()})
-        if graph != ({spec.name for spec in bundle.inputs}, set(self._names)):
-            raise EngineError(f"{path}: its inputs and outputs are not those of the manifest: {graph}")
+        for side, nodes, specs in (
+            ("inputs", session.get_inputs(), bundle.inputs),
+            ("outputs", session.get_outputs(), bundle.outputs),
+        ):
+            found = {node.name: _dtype(node.type) for node in nodes}
+            promised = {spec.name: spec.dtype for spec in specs}
+            if found != promised:
+                raise EngineError(f"{path}: its {side} are {found}; the manifest says {promised}")
 
     def close(self) -> None:
         """Free the session."""
@@ -99,6 +104,12 @@ class OnnxRuntimeEngine(Engine):
         return session
 
 
+def _dtype(kind: str) -> str:
+    """numpy's name of a type that ONNX Runtime writes as "tensor(float)"."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
 def available_cpus() -> int:
     """The processors that this process may use, which in a container are fewer than the machine's."""
     if hasattr(os, "sched_getaffinity"):
@@ -108,10 +119,11 @@ def available_cpus() -> int:
 
 _HINTS = (
     ("InvalidProtobuf", "the file is not an ONNX network, or is damaged; export the bundle again"),
+    ("No Op registered", "the network uses an operator that onnxruntime doesn't know"),
+    ("is not a registered function/op", "the network uses an operator that onnxruntime doesn't know"),
     ("opset", "bundles are written with opset 18; export it again, or update onnxruntime"),
     ("IR version", "bundles are written with IR 10; export it again, or update onnxruntime"),
     ("NotImplemented", "this onnxruntime lacks the operator on this device; another device may have it"),
-    ("is not a registered function/op", "the network uses an operator that onnxruntime doesn't know"),
     ("allocat", "there is not enough memory; use a smaller batch or another device"),
 )
 

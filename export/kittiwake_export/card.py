@@ -1,0 +1,61 @@
+"""The card: what a bundle is, for people, from what its manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def write_card(manifest: Mapping[str, Any], text: str) -> str:
+    """Markdown for a bundle.
+
+    Args:
+        manifest: the fields of ``manifest.json``.
+        text: what the checkpoint's author says of intended use and limits; stands at the end.
+    """
+    training = manifest["training"]
+    parts = [
+        f"# {manifest['name']}",
+        manifest["description"],
+        f"Task `{manifest['task']}`, licence {manifest['licence']}.",
+        _table("Inputs", ("name", "dtype", "shape", "units", "meaning"), map(_tensor, manifest["inputs"])),
+        _table("Outputs", ("name", "dtype", "shape", "units", "meaning"), map(_tensor, manifest["outputs"])),
+        _table("Metrics", ("name", "value", "unit", "split", "n"), map(_metric, manifest["metrics"])),
+        "## Origin",
+        "\n".join(
+            [
+                *(f"- data: {_facts(entry)}" for entry in training["data"]),
+                f"- commit `{training['commit'] or 'unknown'}`, seed {training['seed']}",
+                *(f"- {_parity(name, entry, manifest)}" for name, entry in manifest["variants"].items()),
+            ]
+        ),
+        text.strip(),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Any) -> str:
+    lines = ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows]
+    if not lines:
+        return ""
+    head = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+    return f"## {title}\n\n" + "\n".join(head + lines)
+
+
+def _tensor(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {**entry, "shape": "(" + ", ".join(map(str, entry["shape"])) + ")"}
+
+
+def _metric(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {**entry, "value": f"{entry['value']:g}"}
+
+
+def _facts(entry: Mapping[str, Any]) -> str:
+    others = [f"{key} {value}" for key, value in entry.items() if key != "name"]
+    return f"{entry['name']}" + (f" ({', '.join(others)})" if others else "")
+
+
+def _parity(precision: str, entry: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    errors = ", ".join(f"{name} {error:.2g}" for name, error in entry["parity"].items())
+    allowed = f"allowed {manifest['tolerance']:g}"
+    return f"`{entry['file']}` ({precision}) differs from torch by at most: {errors}; {allowed}"

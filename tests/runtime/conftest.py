@@ -1,0 +1,74 @@
+"""A bundle that is small enough to check by hand: y = 2 x + 1 over float32 (N, 2, L)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kittiwake_runtime.bundle import Bundle, Golden, write_bundle, write_golden
+
+
+def _manifest() -> dict[str, Any]:
+    tensor = {"dtype": "float32", "shape": ["N", 2, "L"], "units": "m", "meaning": "a length"}
+    return {
+        "name": "twice",
+        "task": "test.affine",
+        "licence": "Apache-2.0",
+        "description": "Doubles and adds one.",
+        "inputs": [{"name": "x", **tensor}],
+        "outputs": [{"name": "y", **tensor}],
+        "dims": {"N": {"min": 1, "typical": 1}, "L": {"min": 2, "typical": 4, "max": 64}},
+        "preprocessing": {"scale": 2.0},
+        "calibration": {},
+        "variants": {"fp32": {"file": "model.onnx", "parity": {"y": 0.0}}},
+        "tolerance": 1e-6,
+        "training": {"data": [{"name": "none"}], "config": {}, "commit": "", "seed": 0},
+        "metrics": [{"name": "error", "value": 0.0, "unit": "m", "split": "all", "n": 1}],
+    }
+
+
+def _network(opset: int = 18, operator: str = "Add", dtype: int = 1) -> bytes:
+    onnx = pytest.importorskip("onnx")
+    helper, shape = onnx.helper, ["N", 2, "L"]
+    constants = [helper.make_tensor(name, dtype, [], [value]) for name, value in (("two", 2.0), ("one", 1.0))]
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "two"], ["t"]), helper.make_node(operator, ["t", "one"], ["y"])],
+        "twice",
+        [helper.make_tensor_value_info("x", dtype, shape)],
+        [helper.make_tensor_value_info("y", dtype, shape)],
+        constants,
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+
+
+def _golden(offset: float = 0.0) -> bytes:
+    x = np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 2, 4)
+    return write_golden((Golden({"x": x}, {"y": 2 * x + 1 + np.float32(offset)}),))
+
+
+@pytest.fixture
+def manifest() -> dict[str, Any]:
+    """The fields of the manifest, to be changed by a test."""
+    return _manifest()
+
+
+@pytest.fixture
+def network() -> Callable[..., bytes]:
+    """Makes the ONNX network, also in ways that no backend takes."""
+    return _network
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
+    """Writes the bundle to ``tmp_path/models/twice``, with other files or golden values if told to."""
+
+    def make(model: bytes | None = None, offset: float = 0.0, **changes: Any) -> Bundle:
+        files = {"model.onnx": model or _network(), "golden.npz": _golden(offset), "card.md": b"# twice\n"}
+        return write_bundle(tmp_path / "models" / "twice", {**_manifest(), **changes}, files)
+
+    return make
