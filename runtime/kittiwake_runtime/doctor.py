@@ -38,15 +38,16 @@ class Requirement:
     least: str
 
 
+# As in the package's pyproject.toml, with what is imported.
 REQUIREMENTS = (
     Requirement("numpy", "numpy", "1.26"),
     Requirement("cv2", "opencv-python-headless", "4.11"),
     Requirement("onnxruntime", "onnxruntime", "1.23.2"),
-    Requirement("pyproj", "pyproj", ""),
-    Requirement("rasterio", "rasterio", ""),
-    Requirement("yaml", "pyyaml", ""),
-    Requirement("tqdm", "tqdm", ""),
-    *((Requirement("tomli", "tomli", ""),) if sys.version_info < (3, 11) else ()),
+    Requirement("pyproj", "pyproj", "3.6.1"),
+    Requirement("rasterio", "rasterio", "1.4.4"),
+    Requirement("yaml", "pyyaml", "6.0.1"),
+    Requirement("threadpoolctl", "threadpoolctl", "3.1"),
+    Requirement("tqdm", "tqdm", "4.66"),
 )
 OPTIONAL = ("tensorrt", "tensorrt_rtx", "cuda.bindings")
 
@@ -116,14 +117,13 @@ def _python() -> list[Finding]:
 
 def _package(wanted: Requirement) -> Finding:
     """Import a package, which tells more than its metadata: a wheel of another machine fails here."""
-    mend = f"{sys.executable} -m pip install --upgrade '{wanted.distribution}"
-    mend += f">={wanted.least}'" if wanted.least else "'"
+    mend = f"{sys.executable} -m pip install --upgrade '{wanted.distribution}>={wanted.least}'"
     try:
         version = str(getattr(import_module(wanted.module), "__version__", "installed"))
     except Exception as error:
         text = "not installed" if isinstance(error, ModuleNotFoundError) else f"can't be imported: {error}"
         return Finding("python", wanted.distribution, " ".join(text.split()), "problem", mend)
-    if wanted.least and _numbers(version) < _numbers(wanted.least):
+    if _numbers(version) < _numbers(wanted.least):
         old = f"{version}, older than {wanted.least}"
         return Finding("python", wanted.distribution, old, "problem", mend)
     return Finding("python", wanted.distribution, version)

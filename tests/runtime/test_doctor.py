@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,14 @@ def test_packages_that_are_missing_old_or_broken_come_with_the_command(
     assert found["absent"].mend == f"{sys.executable} -m pip install --upgrade 'absent>=1.10'"
     assert found["old"].value == "1.9.11, older than 1.10"
     assert "wrong ELF class" in found["broken"].value
+
+
+def test_it_asks_for_what_the_package_declares() -> None:
+    pyproject = Path(__file__).parents[2] / "runtime" / "pyproject.toml"
+    declared = re.search(r"^dependencies = \[(.*?)\]", pyproject.read_text(), re.MULTILINE | re.DOTALL)
+    assert declared
+    asked = {f"{wanted.distribution}>={wanted.least}" for wanted in doctor.REQUIREMENTS}
+    assert asked == set(re.findall(r'"(.+?)"', declared[1]))
 
 
 def test_a_gpu_that_lies_idle_is_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
