@@ -1,8 +1,9 @@
 """Motion from the images themselves, for a vehicle without other odometry.
 
-Features of two consecutive images are laid on the ground through attitude and height, matched, and moved onto
-each other by a rigid motion of the plane: RANSAC, then least squares on what agrees. Height sets the scale, so
-an error of 1 % in height is one of 1 % in distance. Relief taller than about a tenth of the height breaks it.
+Features of two consecutive images are laid on the ground through attitude and height, matched, and moved
+onto each other by a rigid motion of the plane: RANSAC, then least squares on what agrees. Height sets the
+scale, so an error of 1 % in height is one of 1 % in distance. Relief taller than about a tenth of the height
+breaks it.
 """
 
 from __future__ import annotations
@@ -105,8 +106,9 @@ def ground_features(
     """Find features and lay them on the ground; arguments and errors as for ``orthorectify``."""
     camera.check_image(image)
     small, gray = shrunk_gray(camera, image, max(1.0, max(camera.width, camera.height) / _WORKING_PX))
-    detector = cv2.SIFT_create(nfeatures=_FEATURES, contrastThreshold=_CONTRAST)
-    stretched = cv2.normalize(gray, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    detector = cv2.SIFT.create(nfeatures=_FEATURES, contrastThreshold=_CONTRAST)
+    dark, bright = np.percentile(gray, (0.5, 99.5))
+    stretched = np.clip((gray - dark) / max(float(bright - dark), 1e-3) * 255.0, 0.0, 255.0).astype(np.uint8)
     keypoints, descriptors = detector.detectAndCompute(stretched, None)
     pixels = np.array([keypoint.pt for keypoint in keypoints], dtype=np.float64).reshape(-1, 2)
     points = ground_points(pixels, small, attitude_rad, height_agl_m)
@@ -119,7 +121,7 @@ def match_step(earlier: GroundFeatures, later: GroundFeatures, dt_s: float = 0.0
     """The motion between two images.
 
     Raises:
-        FrameError: too few features agree on one motion: the images don't overlap, or show nothing to hold on.
+        FrameError: too few features agree on one motion: the images don't overlap, or show no texture.
     """
     a, b = _matched(earlier, later)
     tolerance = max(3.0 * later.sample_m, 0.01 * later.height_m)
@@ -143,7 +145,7 @@ def match_step(earlier: GroundFeatures, later: GroundFeatures, dt_s: float = 0.0
     middle = b[inliers].mean(axis=0)
     radius = math.sqrt(float(((b[inliers] - middle) ** 2).sum(axis=1).mean()))
     sigma_turn = noise / (max(radius, later.sample_m) * math.sqrt(count))
-    # What the residuals show, the lever of the turn from nadir to the matches' middle, and what they can't show.
+    # What the residuals show, the turn's lever from nadir to the matches, and what the residuals can't show.
     terms = (
         noise / math.sqrt(count),
         sigma_turn * float(np.hypot(*middle)),
@@ -192,7 +194,7 @@ def _ransac(a: Floats, b: Floats, tolerance_m: float) -> NDArray[np.bool_]:
 
 
 def _rigid(a: Floats, b: Floats) -> tuple[float, Floats]:
-    """Turn and shift with ``a = R(turn) b + shift`` in the least-squares sense (Umeyama in two dimensions)."""
+    """Turn and shift with ``a = R(turn) b + shift`` in the least-squares sense (Umeyama in 2-D)."""
     middle_a, middle_b = a.mean(axis=0), b.mean(axis=0)
     turn = float(np.angle(np.vdot((b - middle_b) @ (1.0, 1j), (a - middle_a) @ (1.0, 1j))))
     return turn, middle_a - _moved(middle_b[None], turn, np.zeros(2))[0]
