@@ -189,9 +189,11 @@ class Camera:
     def _max_radius2(self) -> float:
         """Squared normalized radius up to which the radial polynomial grows."""
         k1, k2, _, _, k3 = self.distortion
-        roots = np.roots(np.array([7.0 * k3, 5.0 * k2, 3.0 * k1, 1.0]))
-        real = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0.0)]
-        return float(real.min()) if real.size else math.inf
+        # Where its slope 1 + 3 k1 r2 + 5 k2 r2^2 + 7 k3 r2^3 vanishes, solved for 1 / r2: no coefficient is
+        # too small for that.
+        inverse = np.roots(np.array([1.0, 3.0 * k1, 5.0 * k2, 7.0 * k3]))
+        real = inverse.real[(np.abs(inverse.imag) < 1e-9) & (inverse.real > 1e-9)]
+        return float(1.0 / real.max()) if real.size else math.inf
 
     def _distort(self, xy: Floats) -> Floats:
         k1, k2, p1, p2, k3 = self.distortion
