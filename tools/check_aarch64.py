@@ -85,7 +85,7 @@ def resolve(requirements: list[str], target: Target, ask: Callable[[str, Target]
     ``ask(requirement, target)`` answers for one requirement, without its dependencies.
     """
     found: dict[str, Wheel] = {}
-    waiting = [Requirement(text) for text in requirements]
+    waiting = [Requirement(text.partition("#")[0]) for text in requirements]
     while waiting:
         requirement = waiting.pop(0)  # the given ones first: their pins decide
         name = canonicalize_name(requirement.name)
@@ -137,9 +137,10 @@ def main() -> int:
 
     project = tomllib.loads((ROOT / "runtime" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pins = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
+    names = {Requirement(text).name for text in project["dependencies"]}
     wanted = {
         "newest": project["dependencies"],
-        "lowest": [pin for line in pins if (pin := line.partition("#")[0].strip())],
+        "lowest": [pin for pin in pins if pin.partition("==")[0] in names],
     }
     sections, missing = [], False
     for target in TARGETS:
