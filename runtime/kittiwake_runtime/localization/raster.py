@@ -180,7 +180,7 @@ def _operation(source: str, target: str, area_deg: Bounds) -> dict[str, Any]:
         return {**names, "description": "none", "accuracy_m": 0.0, "best_available": True}
     with warnings.catch_warnings():  # a missing datum grid is told by best_available
         warnings.simplefilter("ignore", UserWarning)
-        group = TransformerGroup(start, end, always_xy=True, area_of_interest=AreaOfInterest(*area_deg))
+        group = TransformerGroup(start, end, area_of_interest=AreaOfInterest(*area_deg))
     best = group.transformers[0]
     accuracy_m = float(best.accuracy) if best.accuracy >= 0 else None
     return {

@@ -130,7 +130,10 @@ class RasterFile:
                 "name it with --crs EPSG:nnnn, or write it into the file with gdal_edit.py -a_srs EPSG:nnnn",
             )
         try:
-            return CRS.from_user_input(crs if self._file.crs is None else self._file.crs).to_2d().to_wkt()
+            parsed = CRS.from_user_input(crs if self._file.crs is None else self._file.crs).to_2d()
+            # EPSG's own definition has an area of use, by which PROJ chooses between datum operations.
+            epsg = parsed.to_epsg(min_confidence=100)
+            return (parsed if epsg is None else CRS.from_epsg(epsg).to_2d()).to_wkt()
         except CRSError as error:
             raise MapError(
                 f"the CRS of {self.path} can't be read: {error}", "give WKT or EPSG:nnnn"
@@ -173,7 +176,8 @@ class RasterFile:
 
         x, y = self._perimeter()
         lon, lat = Transformer.from_crs(self.wkt, "EPSG:4326", always_xy=True).transform(x, y)
-        return self._box(lon, lat)
+        # PROJ takes a latitude in degrees as it is, however large.
+        return self._box(lon, np.where(np.abs(lat) <= 90.0, lat, np.nan))
 
     def thumbnail(self) -> Float32:
         """(N,) values of the bands that are used, thinned to 512 pixels a side, in the file's units."""
