@@ -1,5 +1,5 @@
-"""What several tests share: a flat textured world photographed through OpenCV's own geometry, rasters to order,
-and a descriptor that is small enough to compute beside the engine."""
+"""What several tests share: a flat textured world photographed through OpenCV's own geometry, rasters to
+order, and a descriptor that is small enough to compute beside the engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _turn(axis: int, angle_rad: float) -> Floats:
 def world_to_optical(
     camera: Camera, ned_m: Floats, attitude_rad: tuple[float, float, float]
 ) -> tuple[Floats, Floats]:
-    """Rotation (3, 3) and translation (3,) from NED to the optical frame, axis by axis from the conventions."""
+    """Rotation (3, 3) and translation (3,) from NED to the optical frame, built axis by axis."""
     roll, pitch, yaw = attitude_rad
     body = _turn(2, yaw) @ _turn(1, pitch) @ _turn(0, roll)
     mount = camera.mount
@@ -63,7 +63,9 @@ class Ground:
         blurred = cv2.blur(self.texture.astype(np.float32) / 255.0, (side, side))
         middle = (self.texture.shape[0] - 1) / 2.0
         column, row = middle + east_m / self.gsd_m, middle - north_m / self.gsd_m
-        return np.asarray(cv2.remap(blurred, column.astype(np.float32), row.astype(np.float32), cv2.INTER_LINEAR))
+        return np.asarray(
+            cv2.remap(blurred, column.astype(np.float32), row.astype(np.float32), cv2.INTER_LINEAR)
+        )
 
 
 @pytest.fixture(scope="session")
