@@ -22,27 +22,54 @@ examples:
                                                                    fine-tune on one's own area at two dates
   kittiwake export out/descriptor -o bundle                       then make a bundle of it
 
-RAW holds season_train/ and s2_pair_germany/. A checkpoint's folder also has config.json, log.jsonl and loss.png.
+RAW holds season_train/ and, or, s2_pair_germany/.
+Beside the checkpoint lie config.json, log.jsonl and loss.png.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare ``train localization``."""
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    task = tasks.add_parser("localization", help="the descriptor that finds a ground view on a map", epilog=EPILOG,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    task.add_argument("--data", type=Path, help="folder of prepared places; without it, the procedural world alone")
+    task = tasks.add_parser(
+        "localization",
+        help="the descriptor that finds a ground view on a map",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    task.add_argument(
+        "--data", type=Path, help="folder of prepared places; without it, the procedural world alone"
+    )
     task.add_argument("-o", "--output", type=Path, metavar="CKPT", help="folder of the checkpoint")
-    task.add_argument("--prepare", type=Path, metavar="RAW", help="turn raw imagery into places in --data, and stop")
-    task.add_argument("--maps", type=Path, nargs="+", default=[], metavar="TIF",
-                      help="georeferenced rasters of your own area, one a date; its eastern quarter validates")
+    task.add_argument(
+        "--prepare", type=Path, metavar="RAW", help="turn raw imagery into places in --data, and stop"
+    )
+    task.add_argument(
+        "--maps",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="TIF",
+        help="georeferenced rasters of your own area, one a date; its eastern quarter validates",
+    )
     task.add_argument("--config", type=Path, metavar="TOML", help="values of the config's fields")
-    task.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                      help="one value, e.g. trainer.steps=2000; may be repeated")
-    task.add_argument("--max-minutes", type=float, default=math.inf,
-                      help="stop training after so long; --resume goes on from there")
+    task.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="one value, e.g. trainer.steps=2000; may be repeated",
+    )
+    task.add_argument(
+        "--max-minutes",
+        type=float,
+        default=math.inf,
+        help="stop training after so long; --resume goes on from there",
+    )
     task.add_argument("--resume", action="store_true", help="go on from the state in CKPT, if there is one")
-    task.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render the world")
+    task.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes that render the world"
+    )
     task.add_argument("--json", action="store_true", help="print the metrics for machines")
 
 
@@ -54,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.data:
             raise TrainingError("--prepare needs --data", "name the folder that gets the places")
         paths = prepare(arguments.prepare, arguments.data)
-        print(f"{len(paths)} places, {sum(path.stat().st_size for path in paths) / 1e6:.0f} MB in {arguments.data}")
+        megabytes = sum(path.stat().st_size for path in paths) / 1e6
+        print(f"{len(paths)} places, {megabytes:.0f} MB in {arguments.data}")
         return 0
     if not arguments.output:
         raise TrainingError("no folder for the checkpoint", "give one with -o")
@@ -63,15 +91,26 @@ def run(arguments: argparse.Namespace) -> int:
     from kittiwake_training.localization.train import LocalizationConfig, train
 
     config = load_config(LocalizationConfig, arguments.config, arguments.settings)
-    result = train(config, arguments.data, arguments.output, maps=arguments.maps, workers=arguments.workers,
-                   resume=arguments.resume, max_minutes=arguments.max_minutes)
+    result = train(
+        config,
+        arguments.data,
+        arguments.output,
+        maps=arguments.maps,
+        workers=arguments.workers,
+        resume=arguments.resume,
+        max_minutes=arguments.max_minutes,
+    )
     if arguments.json:
         print(json.dumps({key: result[key] for key in ("finished", "steps", "metrics")}, indent=2))
     else:
         for metric in result["metrics"]:
-            print(f"{metric['split']:<28} {metric['name']:<22} {metric['value']:>9} {metric['unit']}  "
-                  f"(n = {metric['n']})")
-        state = "finished" if result["finished"] else f"stopped at step {result['steps']}; go on with --resume"
+            print(
+                f"{metric['split']:<28} {metric['name']:<22} {metric['value']:>9} {metric['unit']}  "
+                f"(n = {metric['n']})"
+            )
+        state = (
+            "finished" if result["finished"] else f"stopped at step {result['steps']}; go on with --resume"
+        )
         print(f"{arguments.output}: {state}")
     return 0 if result["finished"] else 1
 
@@ -80,7 +119,7 @@ command = Command("train", "train a model and write a checkpoint", add_arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command without the runtime's command line: ``python -m kittiwake_training.cli localization ...``."""
+    """``python -m kittiwake_training.cli localization ...``: the command without the runtime's own."""
     parser = argparse.ArgumentParser(prog="kittiwake train", description=command.help)
     add_arguments(parser)
     try:

@@ -3,8 +3,8 @@
 A task brings a module and a function from (module, step, progress) to a loss; the trainer brings devices,
 precision, the optimizer (AdamW with warm-up and a cosine down to zero), the log with its picture, and a state
 file. The state is one safetensors file whose header carries the JSON, replaced in one move, so a kill at any
-moment leaves a whole one. Batches are to follow from the step alone; then a resumed run gives the weights of an
-uninterrupted one (exactly on a CPU; on a GPU up to the order of its sums).
+moment leaves a whole one. Batches are to follow from the step alone; then a resumed run gives the weights of
+an uninterrupted one (exactly on a CPU; on a GPU up to the order of its sums).
 """
 
 from __future__ import annotations
@@ -91,16 +91,22 @@ def make_fabric(config: TrainerConfig) -> Fabric:
 
 
 def fit(
-    fabric: Fabric, module: nn.Module, losses: LossFunction, config: TrainerConfig, folder: Path, *,
-    resume: bool = False, stop_after_s: float = math.inf,
+    fabric: Fabric,
+    module: nn.Module,
+    losses: LossFunction,
+    config: TrainerConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    stop_after_s: float = math.inf,
 ) -> Progress:
     """Train until the steps are done or the time is up.
 
     Args:
         fabric: from :func:`make_fabric`.
         module: on any device; it is moved, and trained in place.
-        losses: gives ``{"loss": scalar, ...}`` for the module, the step and the share of steps done; the other
-            scalars are only logged.
+        losses: gives ``{"loss": scalar, ...}`` for the module, the step and the share of steps done; the
+            other scalars are only logged.
         config: how.
         folder: gets the state, the log and the loss curve.
         resume: go on from the state in ``folder``, if there is one.
@@ -120,7 +126,9 @@ def fit(
         progress = _load_state(folder / STATE, module, optimizer)
     started, saved = time.monotonic(), time.monotonic()
     earlier_s = progress.elapsed_s
-    bar = tqdm(total=config.steps, initial=progress.step, desc="training", unit="step", disable=_quiet(fabric))
+    bar = tqdm(
+        total=config.steps, initial=progress.step, desc="training", unit="step", disable=_quiet(fabric)
+    )
     while progress.step < config.steps:
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(progress.step, config)
@@ -183,9 +191,15 @@ def _learning_rate(step: int, config: TrainerConfig) -> float:
 def _log_line(progress: Progress, scalars: dict[str, Tensor], optimizer: Any) -> dict[str, float]:
     values = {name: float(value.detach()) for name, value in scalars.items()}
     if not math.isfinite(values["loss"]):
-        raise TrainingError(f"the loss is {values['loss']} at step {progress.step}", "lower trainer.learning_rate")
-    return {"step": progress.step, "elapsed_s": round(progress.elapsed_s, 2),
-            "learning_rate": optimizer.param_groups[0]["lr"], **values}
+        raise TrainingError(
+            f"the loss is {values['loss']} at step {progress.step}", "lower trainer.learning_rate"
+        )
+    return {
+        "step": progress.step,
+        "elapsed_s": round(progress.elapsed_s, 2),
+        "learning_rate": optimizer.param_groups[0]["lr"],
+        **values,
+    }
 
 
 def _quiet(fabric: Fabric) -> bool | None:
@@ -219,7 +233,9 @@ def _load_state(path: Path, module: nn.Module, optimizer: Any) -> Progress:
                 states.setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     except Exception as error:
-        raise TrainingError(f"{path} is not the state of this run: {error}", "train without --resume") from error
+        raise TrainingError(
+            f"{path} is not the state of this run: {error}", "train without --resume"
+        ) from error
     return progress
 
 

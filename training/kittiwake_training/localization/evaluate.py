@@ -1,9 +1,9 @@
 """What a descriptor is worth on ground it wasn't trained on, and the scores from which likelihoods are made.
 
-For every held-out place a whole date is described as a map, in one dense pass. Queries are taken from another date
-at spots and headings that lie between cells and heading bins, with the errors that flight has, and are turned to
-36 headings as the runtime turns them. So each query gives a score for every state (cell, heading): one of them is
-right, those within 3 cells and 30 degrees are neither, the rest are wrong.
+For every held-out place a whole date is described as a map, in one dense pass. Queries are taken from another
+date at spots and headings that lie between cells and heading bins, with the errors that flight has, and are
+turned to 36 headings as the runtime turns them. So each query gives a score for every state (cell, heading):
+one of them is right, those within 3 cells and 30 degrees are neither, the rest are wrong.
 """
 
 from __future__ import annotations
@@ -20,19 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from kittiwake_training.localization.data import (
-    AugmentationConfig,
-    DevicePlace,
-    camera_gray,
-    disc,
-    mix_to_gray,
-    observe,
-    to_device,
-    turn,
-    view,
-)
+from kittiwake_training.localization.data import DevicePlace, camera_gray, to_device
 from kittiwake_training.localization.model import CELL_PX, DISC_PX
 from kittiwake_training.localization.places import WORLD, Place
+from kittiwake_training.localization.views import AugmentationConfig, disc, mix_to_gray, observe, turn, view
 
 HEADINGS = 36
 NEAR_CELLS = 3.0
@@ -162,13 +153,15 @@ def _outcome(scores: Tensor, valid: Tensor, centre: Tensor, heading: Tensor) -> 
     aligned = torch.cos(angles)
     states = scores[:, valid]
     near = (aligned > math.cos(NEAR_RAD))[:, None] & (distance[valid] < NEAR_CELLS)[None]
-    mean, std = states.mean(), states.std()
+    mean, std = states.mean(), states.std().clamp(min=1e-6)
     right = scores[aligned.argmax(), centre[1].round().long(), centre[0].round().long()]
     wrong = states[~near]
     best = states.amax(dim=0).argmax()
     z = ((wrong - mean) / std).clamp(*_inside(Z_RANGE))
     return Query(
-        score=float(right), z=float((right - mean) / std), rank=float((wrong > right).double().mean()),
+        score=float(right),
+        z=float((right - mean) / std),
+        rank=float((wrong > right).double().mean()),
         off_cells=float(distance[valid][best]),
         wrong=np.stack([_count(wrong, SCORE_RANGE), _count(z, Z_RANGE)]),
         chance=float((distance[valid] < HIT_CELLS).double().mean()),
@@ -184,7 +177,8 @@ def _count(values: Tensor, limits: tuple[float, float]) -> NDArray[np.float64]:
 
 
 def metrics(outcomes: dict[str, list[Query]]) -> list[dict[str, Any]]:
-    """What a manifest lists under ``metrics``: per source of places, single-frame recall, AUC and information."""
+    """What a manifest lists under ``metrics``: per source of places, single-frame recall, AUC and
+    information."""
     listed: list[dict[str, Any]] = []
     for source, queries in outcomes.items():
         n = len(queries)
@@ -198,16 +192,18 @@ def metrics(outcomes: dict[str, list[Query]]) -> list[dict[str, Any]]:
             "median_z": (np.median([q.z for q in queries]), "1"),
             "information": (_information(queries), "nat"),
         }
-        listed += [{"name": name, "value": round(float(value), 4), "unit": unit, "split": split, "n": n}
-                   for name, (value, unit) in figures.items()]
+        listed += [
+            {"name": name, "value": round(float(value), 4), "unit": unit, "split": split, "n": n}
+            for name, (value, unit) in figures.items()
+        ]
     return listed
 
 
 def calibration(outcomes: dict[str, list[Query]], places: list[Place]) -> dict[str, Any]:
     """Counts of right and wrong states by z and by score, from real places alone where there are any.
 
-    Each query's wrong states weigh the same, whatever its place's size, and their counts add up to the number of
-    wrong states that were looked at.
+    Each query's wrong states weigh the same, whatever its place's size, and their counts add up to the number
+    of wrong states that were looked at.
     """
     sources = [source for source in outcomes if source != WORLD] or list(outcomes)
     queries = [query for source in sources for query in outcomes[source]]
@@ -217,12 +213,19 @@ def calibration(outcomes: dict[str, list[Query]], places: list[Place]) -> dict[s
 
     def histogram(row: int, name: str, limits: tuple[float, float]) -> dict[str, Any]:
         counts, _ = np.histogram(right[name].clip(*_inside(limits)), BINS, limits)
-        return {"lo": limits[0], "hi": limits[1], "positive": [int(c) for c in counts],
-                "negative": [round(float(c), 1) for c in shares[row] * looked_at]}
+        return {
+            "lo": limits[0],
+            "hi": limits[1],
+            "positive": [int(c) for c in counts],
+            "negative": [round(float(c), 1) for c in shares[row] * looked_at],
+        }
 
     return {
-        "z": histogram(1, "z", Z_RANGE), "score": histogram(0, "score", SCORE_RANGE),
-        "headings": HEADINGS, "n_positive": len(queries), "n_negative": int(looked_at),
+        "z": histogram(1, "z", Z_RANGE),
+        "score": histogram(0, "score", SCORE_RANGE),
+        "headings": HEADINGS,
+        "n_positive": len(queries),
+        "n_negative": int(looked_at),
         "places": sorted(place.name for place in places if place.source in sources),
     }
 

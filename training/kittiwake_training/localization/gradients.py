@@ -8,7 +8,8 @@ The same interface as the network, so that it is exported, indexed and measured 
 3. each is pooled by twelve Gaussians: four around the centre, eight on a ring;
 4. square root (so that one strong edge doesn't drown the rest), mean removed, unit length.
 
-It is HOG (Dalal and Triggs, CVPR 2005) with DAISY's layout (Tola et al., PAMI 2010), turned into convolutions.
+It is HOG (Dalal and Triggs, CVPR 2005) with DAISY's layout (Tola et al., PAMI 2010), turned into
+convolutions.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ RINGS = ((4, 5.0, 2.5), (8, 11.0, 3.0))
 
 
 class GradientDescriptor(nn.Module):
-    """Histograms of edge direction over a polar layout; see the module's text. 48 numbers, 25 kFLOP a pixel."""
+    """Histograms of edge direction over a polar layout; see the module's text. 48 numbers, 25 kFLOP a
+    pixel."""
 
     dim = DIRECTIONS * sum(count for count, _, _ in RINGS)
 
@@ -35,7 +37,9 @@ class GradientDescriptor(nn.Module):
         super().__init__()
         self.contrast = LocalContrast()
         difference = torch.tensor([[0.0, 0.0, 0.0], [-0.5, 0.0, 0.5], [0.0, 0.0, 0.0]])
-        self.register_buffer("differences", torch.stack([difference, difference.T])[:, None], persistent=False)
+        self.register_buffer(
+            "differences", torch.stack([difference, difference.T])[:, None], persistent=False
+        )
         self.register_buffer("regions", _regions().repeat(DIRECTIONS, 1, 1)[:, None], persistent=False)
         angles = torch.arange(DIRECTIONS) * (2 * math.pi / DIRECTIONS)
         self.register_buffer("cosines", angles.cos()[None, :, None, None], persistent=False)
@@ -71,7 +75,9 @@ def _regions() -> Tensor:
     for count, distance_px, sigma_px in RINGS:
         for step in range(count):
             angle = 2 * math.pi * (step + 0.5) / count
-            squared = (across - distance_px * math.cos(angle)) ** 2 + (down - distance_px * math.sin(angle)) ** 2
+            squared = (across - distance_px * math.cos(angle)) ** 2 + (
+                down - distance_px * math.sin(angle)
+            ) ** 2
             kernel = torch.exp(-0.5 * squared / sigma_px**2) * inside
             kernels.append(kernel / kernel.sum())
     return torch.stack(kernels)

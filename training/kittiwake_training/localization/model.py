@@ -9,8 +9,9 @@ described in one dense pass, a single 33 x 33 patch gives one vector, and both c
    33 px and one vector every 2 px. Six of them are three residual blocks whose skip is a centre crop.
 3. The vector is scaled to unit length, so that a dot product is a cosine.
 
-The recipe follows the season-invariant descriptors of Kinnari et al. (SIVL, RA-L 2022; LSVL, arXiv 2212.03581);
-the dense normalization and the single descriptor per cell (the query is rotated, not the map) are ours.
+The recipe follows the season-invariant descriptors of Kinnari et al. (SIVL, RA-L 2022; LSVL, arXiv
+2212.03581); the dense normalization and the single descriptor per cell (the query is rotated, not the map)
+are ours.
 """
 
 from __future__ import annotations

@@ -48,8 +48,10 @@ class Place:
     def __post_init__(self) -> None:
         dates, channels, *size = self.stack.shape
         if self.valid.shape != (dates, *size) or len(self.dates) != dates or len(self.gray) != channels:
-            raise TrainingError(f"place {self.name}: stack {self.stack.shape}, valid {self.valid.shape}, "
-                                f"{len(self.dates)} dates and {len(self.gray)} weights don't fit together")
+            raise TrainingError(
+                f"place {self.name}: stack {self.stack.shape}, valid {self.valid.shape}, "
+                f"{len(self.dates)} dates and {len(self.gray)} weights don't fit together"
+            )
         if dates < 2 or self.split not in SPLITS:
             raise TrainingError(f"place {self.name}: {dates} dates (2 needed), split '{self.split}'")
 
@@ -63,12 +65,19 @@ class Place:
     def save(self, folder: Path) -> Path:
         """Write ``<name>.npz`` into the folder, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        meta = {"gsd_m": self.gsd_m, "dates": self.dates, "gray": self.gray, "source": self.source,
-                "licence": self.licence, "split": self.split}
+        meta = {
+            "gsd_m": self.gsd_m,
+            "dates": self.dates,
+            "gray": self.gray,
+            "source": self.source,
+            "licence": self.licence,
+            "split": self.split,
+        }
         path, partial = folder / f"{self.name}.npz", folder / f"{self.name}.partial"
         with partial.open("wb") as file:
-            np.savez_compressed(file, stack=self.stack, valid=np.packbits(self.valid),
-                                meta=np.array(json.dumps(meta)))
+            np.savez_compressed(
+                file, stack=self.stack, valid=np.packbits(self.valid), meta=np.array(json.dumps(meta))
+            )
         partial.replace(path)
         return path
 
@@ -85,12 +94,22 @@ def load_place(path: Path) -> Place:
             meta = json.loads(str(file["meta"]))
             shape = (stack.shape[0], *stack.shape[2:])
             valid = np.unpackbits(file["valid"], count=int(np.prod(shape))).reshape(shape).astype(bool)
-        return Place(name=path.stem, stack=stack, valid=valid, gsd_m=float(meta["gsd_m"]),
-                     dates=tuple(meta["dates"]), gray=tuple(meta["gray"]), source=meta["source"],
-                     licence=meta["licence"], split=meta["split"])
+        return Place(
+            name=path.stem,
+            stack=stack,
+            valid=valid,
+            gsd_m=float(meta["gsd_m"]),
+            dates=tuple(meta["dates"]),
+            gray=tuple(meta["gray"]),
+            source=meta["source"],
+            licence=meta["licence"],
+            split=meta["split"],
+        )
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise TrainingError(f"{path} is not a place: {error}",
-                            "make the folder again with 'kittiwake train localization --prepare'") from error
+        raise TrainingError(
+            f"{path} is not a place: {error}",
+            "make the folder again with 'kittiwake train localization --prepare'",
+        ) from error
 
 
 def load_places(folder: Path) -> list[Place]:
@@ -101,8 +120,10 @@ def load_places(folder: Path) -> list[Place]:
     """
     places = [load_place(path) for path in sorted(folder.glob("*.npz"))]
     if not places:
-        raise TrainingError(f"{folder} holds no prepared places (*.npz)",
-                            f"kittiwake train localization --prepare RAW_DATA --data {folder}")
+        raise TrainingError(
+            f"{folder} holds no prepared places (*.npz)",
+            f"kittiwake train localization --prepare RAW_DATA --data {folder}",
+        )
     return places
 
 
@@ -119,7 +140,12 @@ def hold_out_strip(place: Place, share: float, gap_px: int) -> tuple[Place, Plac
     west, east = slice(0, cut - gap_px), slice(cut, width)
 
     def part(name: str, columns: slice, split: str) -> Place:
-        return replace(place, name=f"{place.name}_{name}", split=split,
-                       stack=place.stack[..., columns], valid=place.valid[..., columns])
+        return replace(
+            place,
+            name=f"{place.name}_{name}",
+            split=split,
+            stack=place.stack[..., columns],
+            valid=place.valid[..., columns],
+        )
 
     return part("west", west, "train"), part("east", east, "validation")

@@ -1,7 +1,7 @@
 """From raw imagery to places: which data trains, which validates, and which must never be seen.
 
-What ships trains on three sources: ``season_train`` (Sentinel-2, real dates and seasons), a Sentinel-2 pair over
-Germany, and the procedural world (finer pixels, and snow). The test places of the benchmark
+What ships trains on three sources: ``season_train`` (Sentinel-2, real dates and seasons), a Sentinel-2 pair
+over Germany, and the procedural world (finer pixels, and snow). The test places of the benchmark
 (``naip_nd``, ``baviaans``, ``season_pairs``, ``season_train/ns_forest``) are not read here at all.
 """
 
@@ -26,8 +26,8 @@ from kittiwake_training.localization.places import LUMA, WORLD, Place, load_plac
 
 TEST_ONLY = frozenset({"ns_forest"})
 
-# Neighbouring numbers are mostly one flood event seen in several tiles. Two events are named and are kept back
-# whole; of the unnamed ones a run is kept back, and the five places to each side of it are used for nothing.
+# Neighbouring numbers are mostly one flood event seen in several tiles. Two events are named and are kept
+# back whole; of the unnamed ones a run is kept back, and five places on each side of it go unused.
 HELD_OUT_OMB = frozenset(chain(range(101, 111), range(225, 241), range(302, 312)))
 UNUSED_OMB = frozenset(chain(range(96, 101), range(111, 116)))
 HELD_OUT = frozenset({"bouconne"})
@@ -84,9 +84,15 @@ def _season_place(folder: Path, row: dict[str, str]) -> Place:
         gray = (0.0, 0.0, 1.0)
     nodata = (stack == 0).all(axis=(0, 1))
     return Place(
-        name=row["label"], stack=stack, valid=np.broadcast_to(~nodata, (len(stack), *nodata.shape)).copy(),
-        gsd_m=float(row["gsd_m"]), dates=tuple(path.stem.removeprefix(f"{row['label']}_") for path in paths),
-        gray=gray, source="season_train", licence=row["licence"], split=split_of(row["label"]) or "train",
+        name=row["label"],
+        stack=stack,
+        valid=np.broadcast_to(~nodata, (len(stack), *nodata.shape)).copy(),
+        gsd_m=float(row["gsd_m"]),
+        dates=tuple(path.stem.removeprefix(f"{row['label']}_") for path in paths),
+        gray=gray,
+        source="season_train",
+        licence=row["licence"],
+        split=split_of(row["label"]) or "train",
     )
 
 
@@ -111,7 +117,8 @@ def germany(folder: Path) -> Iterator[Place]:
 def place_from_rasters(
     paths: Iterable[Path], name: str, licence: str = "the operator's own", cloud_factor: float | None = None
 ) -> Place:
-    """Bring georeferenced rasters of one area to one grid: their overlap, at the coarsest of their resolutions.
+    """Bring georeferenced rasters of one area to one grid: their overlap, at the coarsest of their
+    resolutions.
 
     Args:
         paths: two or more files that rasterio reads, one a date; bands beyond the fourth are ignored.
@@ -126,14 +133,16 @@ def place_from_rasters(
     from rasterio.enums import Resampling
     from rasterio.vrt import WarpedVRT
 
-
     paths = list(paths)
     if len(paths) < 2:
         raise TrainingError(f"{name}: {len(paths)} maps given, training needs two dates of the same ground")
     grid = _common_grid(paths)
     stack, valid = [], []
     for path in tqdm(paths, desc=name, unit="map", disable=None):
-        with rasterio.open(path) as source, WarpedVRT(source, resampling=Resampling.bilinear, **grid) as warped:
+        with (
+            rasterio.open(path) as source,
+            WarpedVRT(source, resampling=Resampling.bilinear, **grid) as warped,
+        ):
             bands = warped.read(list(range(1, min(source.count, 4) + 1)))
             seen = (warped.dataset_mask() > 0) & (bands > 0).any(axis=0)
         image, clear = _to_bytes(bands, seen, cloud_factor)
@@ -144,14 +153,20 @@ def place_from_rasters(
         raise TrainingError(f"{name}: the maps have {sorted(channels)} bands", "give maps of the same bands")
     count = channels.pop()
     return Place(
-        name=name, stack=np.stack(stack), valid=np.stack(valid), gsd_m=float(grid["transform"].a),
-        dates=tuple(path.stem for path in paths), source=name, licence=licence,
+        name=name,
+        stack=np.stack(stack),
+        valid=np.stack(valid),
+        gsd_m=float(grid["transform"].a),
+        dates=tuple(path.stem for path in paths),
+        source=name,
+        licence=licence,
         gray=LUMA + (0.0,) * (count - 3) if count >= 3 else (1.0,) + (0.0,) * (count - 1),
     )
 
 
 def _common_grid(paths: list[Path]) -> dict[str, Any]:
-    """CRS, affine, width and height of the maps' overlap, in metres and at the coarsest of their resolutions."""
+    """CRS, affine, width and height of the maps' overlap, in metres and at the coarsest of their
+    resolutions."""
     import rasterio
     from affine import Affine
     from rasterio.crs import CRS
@@ -171,7 +186,9 @@ def _common_grid(paths: list[Path]) -> dict[str, Any]:
             if source.crs is None:
                 raise TrainingError(f"{path} has no CRS", "write one with: rio edit-info --crs EPSG:... FILE")
             boxes.append(transform_bounds(source.crs, crs, *source.bounds))
-            affine, _, _ = calculate_default_transform(source.crs, crs, source.width, source.height, *source.bounds)
+            affine, _, _ = calculate_default_transform(
+                source.crs, crs, source.width, source.height, *source.bounds
+            )
             resolutions.append(affine.a)
     gsd = max(resolutions)
     low, high = np.max(boxes, axis=0)[:2], np.min(boxes, axis=0)[2:]
@@ -185,7 +202,8 @@ def _common_grid(paths: list[Path]) -> dict[str, Any]:
 def _to_bytes(
     bands: NDArray[Any], seen: NDArray[np.bool_], cloud_factor: float | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """(C, H, W) of any type to uint8 by the 1st to 99th percentile of what is seen and no cloud; and that mask."""
+    """(C, H, W) of any type to uint8 by the 1st to 99th percentile of what is seen and no cloud; and that
+    mask."""
     if cloud_factor is not None and seen.any():
         bright = bands.mean(axis=0) > cloud_factor * np.median(bands[:, seen])
         seen = seen & ~cv2.dilate(bright.astype(np.uint8), np.ones((11, 11), np.uint8)).astype(bool)
@@ -232,9 +250,15 @@ def _world_place(folder: Path, job: tuple[int, float], *, size_m: float, split: 
     images = [world.render(bounds, gsd_m, season, date, threads=1) for season, date in WORLD_DATES]
     stack = np.stack([image.transpose(2, 0, 1) for image in images])
     place = Place(
-        name=name, stack=stack, valid=np.ones((len(stack), *stack.shape[2:]), bool), gsd_m=gsd_m,
-        dates=tuple(f"{season} {date}" for season, date in WORLD_DATES), gray=LUMA,
-        source=WORLD, licence="Apache-2.0, made by Kittiwake", split=split,
+        name=name,
+        stack=stack,
+        valid=np.ones((len(stack), *stack.shape[2:]), bool),
+        gsd_m=gsd_m,
+        dates=tuple(f"{season} {date}" for season, date in WORLD_DATES),
+        gray=LUMA,
+        source=WORLD,
+        licence="Apache-2.0, made by Kittiwake",
+        split=split,
     )
     place.save(folder)
     return place

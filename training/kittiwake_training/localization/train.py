@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ class LocalizationConfig:
         model: the registry's key; ``localization.gradients`` is hand-made: it is only calibrated.
         seed: of weights, batches and evaluation.
         temperature: of the loss.
-        freeze_norm_at: share of the steps after which batch normalization keeps its running statistics, so that
-            the last steps train the network as it will run.
+        freeze_norm_at: share of the steps after which batch normalization keeps its running statistics, so
+            that the last steps train the network as it will run.
         init: a checkpoint to start from; its model must be the same. Empty: start from fresh weights.
         cnn: size of the network, when it is one.
         sampler: how pairs are drawn.
@@ -79,11 +80,11 @@ class LocalizationConfig:
     temperature: float = 0.07
     freeze_norm_at: float = 0.8
     init: str = ""
-    cnn: CnnConfig = CnnConfig()
-    sampler: SamplerConfig = SamplerConfig()
-    world: WorldConfig = WorldConfig()
-    trainer: TrainerConfig = TrainerConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    cnn: CnnConfig = field(default_factory=CnnConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    world: WorldConfig = field(default_factory=WorldConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 class PairEncoder(nn.Module):
@@ -102,8 +103,14 @@ class PairEncoder(nn.Module):
 
 
 def train(
-    config: LocalizationConfig, data: Path | None, output: Path, *, maps: Sequence[Path] = (), workers: int = 1,
-    resume: bool = False, max_minutes: float = math.inf,
+    config: LocalizationConfig,
+    data: Path | None,
+    output: Path,
+    *,
+    maps: Sequence[Path] = (),
+    workers: int = 1,
+    resume: bool = False,
+    max_minutes: float = math.inf,
 ) -> dict[str, Any]:
     """Train, evaluate on held-out places, and write a checkpoint.
 
@@ -112,7 +119,8 @@ def train(
         data: a folder of prepared places; none to train on the procedural world or on ``maps`` alone.
         output: the checkpoint's folder; also gets the state to resume from, the log and the loss curve, and
             keeps the rendered worlds under ``world/``.
-        maps: georeferenced rasters of the operator's own area at several dates; its eastern quarter validates.
+        maps: georeferenced rasters of the operator's own area at several dates; its eastern quarter
+            validates.
         workers: processes that render worlds.
         resume: go on from ``output``'s state.
         max_minutes: stop after so long, rendering and all but the evaluation included.
@@ -131,11 +139,20 @@ def train(
     fabric = make_fabric(config.trainer)
     steps = 0
     if any(parameter.requires_grad for parameter in model.parameters()):
-        sampler = PairSampler([p for p in places if p.split == "train"], config.sampler, fabric.device, config.seed)
+        sampler = PairSampler(
+            [p for p in places if p.split == "train"], config.sampler, fabric.device, config.seed
+        )
         encoder = PairEncoder(model).to(memory_format=torch.channels_last)
         left_s = max_minutes * 60 - (time.monotonic() - started)
-        progress = fit(fabric, encoder, _losses(config, sampler, fabric.global_rank), config.trainer, output,
-                       resume=resume, stop_after_s=left_s)
+        progress = fit(
+            fabric,
+            encoder,
+            _losses(config, sampler, fabric.global_rank),
+            config.trainer,
+            output,
+            resume=resume,
+            stop_after_s=left_s,
+        )
         steps = progress.step
     meta = describe_run(config, places)
     if fabric.is_global_zero:
@@ -159,8 +176,14 @@ def gather_places(
         gap_px = math.ceil(2 * DISC_PX * config.sampler.imagery_step[1])
         places += hold_out_strip(own, MAP_HELD_OUT, gap_px)
     for split, count in (("train", config.world.places), ("validation", config.world.validation_places)):
-        places += world_places(world_folder, count, size_m=config.world.size_m, gsds_m=config.world.gsds_m,
-                               workers=workers, split=split)
+        places += world_places(
+            world_folder,
+            count,
+            size_m=config.world.size_m,
+            gsds_m=config.world.gsds_m,
+            workers=workers,
+            split=split,
+        )
     return places
 
 
@@ -183,33 +206,71 @@ def model_settings(config: LocalizationConfig) -> dict[str, Any]:
 def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, Any]:
     """The fields of ``checkpoint.json`` that are known before evaluation."""
     dim = config.cnn.dim if config.model == "localization.cnn" else 48
-    sources = {(place.source, place.split, place.licence) for place in places}
     return {
         "name": config.name,
         "task": "localization.descriptor",
         "licence": "Apache-2.0",
-        "description": "Describes a disc of ground seen from above by a unit vector that lasts over seasons and "
-                       "tells headings apart.",
+        "description": "Describes a disc of ground seen from above by a unit vector that lasts over seasons "
+        "and tells headings apart.",
         "model": {"key": config.model, "config": model_settings(config)},
-        "inputs": [{"name": "view", "dtype": "float32", "shape": ["N", 2, "H", "W"], "units": "1",
-                    "meaning": "gray in [0, 1] times mask; mask, 1 where the ground was seen"}],
-        "outputs": [{"name": "descriptor", "dtype": "float32", "shape": ["N", dim, "h", "w"], "units": "1",
-                     "meaning": "unit vectors over axis 1, of the discs of 33 px centred at row 16 + 2 i and column "
-                                "16 + 2 j; h = (H - 33) // 2 + 1, w = (W - 33) // 2 + 1"}],
-        "dims": {"N": {"min": 1, "typical": 36}, "H": {"min": DISC_PX, "typical": DISC_PX, "max": 4096},
-                 "W": {"min": DISC_PX, "typical": DISC_PX, "max": 4096}},
-        "preprocessing": {"disc_px": DISC_PX, "cell_px": CELL_PX, "halo_px": DISC_PX // 2 + HALO_PX,
-                          "gray": "0.299 R + 0.587 G + 0.114 B, 0..255 to 0..1"},
+        "inputs": [
+            {
+                "name": "view",
+                "dtype": "float32",
+                "shape": ["N", 2, "H", "W"],
+                "units": "1",
+                "meaning": "gray in [0, 1] times mask; mask, 1 where the ground was seen",
+            }
+        ],
+        "outputs": [
+            {
+                "name": "descriptor",
+                "dtype": "float32",
+                "shape": ["N", dim, "h", "w"],
+                "units": "1",
+                "meaning": "unit vectors over axis 1; entry (i, j) describes the disc of 33 px centred at "
+                "row 16 + 2 i, column 16 + 2 j; h = (H - 33) // 2 + 1, w = (W - 33) // 2 + 1",
+            }
+        ],
+        "dims": {
+            "N": {"min": 1, "typical": 36},
+            "H": {"min": DISC_PX, "typical": DISC_PX, "max": 4096},
+            "W": {"min": DISC_PX, "typical": DISC_PX, "max": 4096},
+        },
+        "preprocessing": {
+            "disc_px": DISC_PX,
+            "cell_px": CELL_PX,
+            "halo_px": DISC_PX // 2 + HALO_PX,
+            "gray": "0.299 R + 0.587 G + 0.114 B, 0..255 to 0..1",
+        },
         "tolerance": 1e-3,
         "training": {
-            "data": [{"name": p.name, "source": p.source, "split": p.split, "dates": len(p.dates),
-                      "gsd_m": p.gsd_m, "sha256": p.sha256} for p in places],
-            "config": asdict(config), "commit": git_commit(), "seed": config.seed,
+            "data": [
+                {
+                    "name": p.name,
+                    "source": p.source,
+                    "split": p.split,
+                    "dates": len(p.dates),
+                    "gsd_m": p.gsd_m,
+                    "sha256": p.sha256,
+                }
+                for p in places
+            ],
+            "config": asdict(config),
+            "commit": git_commit(),
+            "seed": config.seed,
         },
-        "sources": [{"source": source, "split": split, "licence": licence,
-                     "places": sum((p.source, p.split, p.licence) == (source, split, licence) for p in places)}
-                    for source, split, licence in sorted(sources)],
+        "card": _card(places),
     }
+
+
+def _card(places: list[Place]) -> str:
+    """What the bundle's card says for people: what it saw, under which terms, and what it was measured on."""
+    lines = ["Trained on (train) and measured and calibrated on (validation); no ground is in both:", ""]
+    kinds = Counter((place.source, place.split, place.licence) for place in places)
+    for (source, split, licence), count in sorted(kinds.items()):
+        lines.append(f"- {source}, {split}: {count} places. {licence}")
+    return "\n".join(lines) + "\n"
 
 
 def _losses(config: LocalizationConfig, sampler: PairSampler, rank: int) -> LossFunction:
@@ -230,6 +291,8 @@ def _record_config(config: LocalizationConfig, output: Path, resume: bool) -> No
     """Keep the config beside the state; a state goes on only under the config that it was begun with."""
     record, text = output / CONFIG, json.dumps(asdict(config), indent=2) + "\n"
     if resume and record.exists() and record.read_text() != text:
-        raise TrainingError(f"{record} differs from the config of this run", "train without --resume, or as before")
+        raise TrainingError(
+            f"{record} differs from the config of this run", "train without --resume, or as before"
+        )
     output.mkdir(parents=True, exist_ok=True)
     replace_file(record, text.encode())
