@@ -203,7 +203,7 @@ def test_what_can_not_be_built_is_refused(
         ("no folder", {"out": tmp_path / "absent" / "a.kwmap"}),
         ("Web Mercator", {"grid_crs": "EPSG:3857"}),
         ("model for test.affine", {"bundle": str(make_bundle().root)}),
-        ("no Dask scheduler answers", {"scheduler": "nonsense://nowhere"}),
+        ("Dask", {"scheduler": "nonsense://nowhere"}),
     ]
     for message, changes in cases:
         options = {"sources": [raster], "out": tmp_path / "a.kwmap", "bundle": box_bundle, **changes}
