@@ -12,7 +12,9 @@ import pytest
 from kittiwake_runtime.errors import FrameError
 from kittiwake_runtime.localization.camera import Camera, Mount
 from kittiwake_runtime.localization.flight_log import Frame, OdometryStep
-from kittiwake_runtime.localization.visual_odometry import ground_features, match_step, visual_steps
+from kittiwake_runtime.localization.simulate import DEFAULT_CAMERA, Motion, simulate_flight
+from kittiwake_runtime.localization.visual_odometry import VisualOdometer, ground_features, match_step
+from kittiwake_runtime.localization.world import World
 
 CAMERA = Camera.from_fov(640, 480, 70.0, Mount(x_m=0.5, z_m=0.1))
 HEIGHT_M = 150.0
@@ -51,8 +53,14 @@ def fly(ground: Any, count: int, step_m: float, seed: int = 0) -> Flight:
     return frames, images, motion[:-1]
 
 
-def heights(frames: list[Frame]) -> list[float]:
-    return [frame.height_agl_m or math.nan for frame in frames]
+def steps_of(frames: list[Frame], images: dict[Path, Any], scale: float = 1.0) -> list[OdometryStep]:
+    odometer = VisualOdometer(CAMERA)
+    steps = [
+        odometer.step(images[f.file], f.attitude_rad, scale * (f.height_agl_m or math.nan), f.time_s)
+        for f in frames
+    ]
+    assert steps[0] is None
+    return [step for step in steps if step is not None]
 
 
 def error_m(step: OdometryStep, truth: tuple[float, float, float]) -> float:
@@ -62,7 +70,7 @@ def error_m(step: OdometryStep, truth: tuple[float, float, float]) -> float:
 @pytest.mark.parametrize("step_m", [0.0, 20.0, 60.0])
 def test_within_three_percent_of_the_distance(ground: Any, step_m: float) -> None:
     frames, images, motion = fly(ground, 7, step_m)
-    steps = visual_steps(frames, heights(frames), CAMERA, images.__getitem__)
+    steps = steps_of(frames, images)
     for step, truth in zip(steps, motion, strict=True):
         assert step.note == ""
         assert step.dt_s == 4.0
@@ -74,38 +82,42 @@ def test_within_three_percent_of_the_distance(ground: Any, step_m: float) -> Non
 
 def test_the_same_images_give_the_same_step(ground: Any) -> None:
     frames, images, _ = fly(ground, 2, 40.0)
-    first, second = (visual_steps(frames, heights(frames), CAMERA, images.__getitem__) for _ in range(2))
+    first, second = (steps_of(frames, images) for _ in range(2))
     assert first == second
 
 
 def test_a_wrong_height_is_a_wrong_scale(ground: Any) -> None:
     frames, images, _ = fly(ground, 2, 40.0, seed=3)
-    ((right,), (wrong,)) = (
-        visual_steps(frames, [share * h for h in heights(frames)], CAMERA, images.__getitem__)
-        for share in (1.0, 1.1)
-    )
+    (right,), (wrong,) = (steps_of(frames, images, scale) for scale in (1.0, 1.1))
     assert wrong.forward_m == pytest.approx(1.1 * right.forward_m, rel=0.02)
 
 
 def test_images_that_do_not_overlap_say_so(ground: Any) -> None:
     frames, images, _ = fly(ground, 3, 230.0)
-    with pytest.raises(FrameError, match="overlap") as error:
-        visual_steps(frames, heights(frames), CAMERA, images.__getitem__)
-    assert "1.png and 2.png" in error.value.message
-    assert "2 of 2 pairs" in error.value.message
+    with pytest.raises(FrameError, match="the images overlap too little") as error:
+        steps_of(frames, images)
     assert "odometry" in error.value.hint
 
 
 def test_a_blank_image_carries_the_velocity_on(ground: Any) -> None:
     frames, images, motion = fly(ground, 7, 40.0)
     images[frames[3].file] = np.full((480, 640), 200, np.uint8)
-    steps = visual_steps(frames, heights(frames), CAMERA, images.__getitem__)
+    steps = steps_of(frames, images)
     assert [bool(step.note) for step in steps] == [False, False, True, True, False, False]
     for i in (2, 3):
         assert (steps[i].forward_m, steps[i].left_m) == (steps[1].forward_m, steps[1].left_m)
         assert error_m(steps[i], motion[i]) < steps[i].sigma_m
         assert steps[i].turn_rad == 0.0
         assert steps[i].sigma_turn_rad > 0.2
+        assert "overlap too little" in steps[i].note
+
+
+def test_a_missing_image_carries_the_motion_on(ground: Any) -> None:
+    frames, images, motion = fly(ground, 6, 40.0)
+    images[frames[3].file] = None
+    steps = steps_of(frames, images)
+    assert [step.note for step in steps] == ["", "", *["motion carried on: no image"] * 2, ""]
+    assert error_m(steps[4], motion[4]) < 1.2
 
 
 def test_nothing_to_hold_on() -> None:
@@ -116,9 +128,39 @@ def test_nothing_to_hold_on() -> None:
         match_step(features, features)
 
 
-def test_frames_are_checked(ground: Any) -> None:
-    frames, images, _ = fly(ground, 2, 20.0)
+def test_frames_are_checked() -> None:
+    blank = np.zeros((480, 640), np.uint8)
     with pytest.raises(FrameError, match="height above ground of nan m"):
-        visual_steps(frames, [math.nan, math.nan], CAMERA, images.__getitem__)
+        ground_features(blank, CAMERA, (0.0, 0.0, 0.0), math.nan)
     with pytest.raises(FrameError, match="is 640x480"):
-        visual_steps(frames, heights(frames), CAMERA, lambda _: np.zeros((10, 10), np.uint8))
+        ground_features(blank[:10], CAMERA, (0.0, 0.0, 0.0), HEIGHT_M)
+    odometer = VisualOdometer(CAMERA)
+    assert odometer.step(None, (0.0, 0.0, 0.0), HEIGHT_M, 1.0) is None
+    with pytest.raises(FrameError, match="no motion to start with: no image"):
+        odometer.step(blank, (0.0, 0.0, 0.0), HEIGHT_M, 2.0)
+    with pytest.raises(FrameError, match=r"time 2\.0 does not come after 2\.0"):
+        odometer.step(blank, (0.0, 0.0, 0.0), HEIGHT_M, 2.0)
+
+
+@pytest.mark.parametrize("season", ["summer", "winter"])
+def test_procedural_flights(season: Any) -> None:
+    """Within 3 % of the distance, with the noise of real sensors in attitude, height and image."""
+    motion, camera = Motion(step_m=60.0), DEFAULT_CAMERA
+    flown = simulate_flight(
+        World(3), bounds=(0.0, 0.0, 2000.0, 2000.0), season=season, updates=9, motion=motion, seed=5
+    )
+    odometer, errors, steps, before = VisualOdometer(camera), [], [], None
+    for frame in flown:
+        step = odometer.step(frame.image, frame.attitude_rad, frame.height_agl_m, frame.time_s)
+        now = complex(frame.easting_m, frame.northing_m)
+        if step is not None and before is not None:
+            there, heading = before
+            moved = (now - there) * np.exp(-1j * heading)
+            errors.append(complex(step.forward_m, step.left_m) - moved)
+            steps.append(step)
+        before = (now, frame.heading_rad)
+    assert [step.note for step in steps] == [""] * 8
+    sizes = np.abs(errors)
+    assert sizes.max() <= 0.03 * 60.0
+    assert abs(sum(errors)) <= 0.02 * 60.0 * len(errors)
+    assert np.mean(sizes**2) < np.mean([2.0 * step.sigma_m**2 for step in steps])
