@@ -100,6 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         max_minutes=arguments.max_minutes,
     )
+    if "metrics" not in result:  # not the first of several processes
+        return 0
     if arguments.json:
         print(json.dumps({key: result[key] for key in ("finished", "steps", "metrics")}, indent=2))
     else:

@@ -31,6 +31,9 @@ NEAR_RAD = math.radians(30)
 HIT_CELLS = 60.0 / 160.0 * DISC_PX / CELL_PX
 """60 m at a footprint of 160 m, in cells."""
 BINS = 64
+"""Of the histograms in a calibration."""
+FINE_BINS = 8 * BINS
+"""Of the counts that figures are computed from."""
 Z_RANGE = (-6.0, 14.0)
 SCORE_RANGE = (-1.0, 1.0)
 
@@ -62,7 +65,7 @@ class Query:
         z: the same less the mean of all states, in their standard deviations.
         rank: how many wrong states score higher, as a share of them.
         off_cells: distance of the best state from the truth, in cells.
-        wrong: (2, 64) float64 counts of wrong states by score and by z.
+        wrong: (2, 512) float64 counts of wrong states by score and by z.
         chance: share of the cells that would count as a hit.
     """
 
@@ -173,7 +176,7 @@ def _inside(limits: tuple[float, float]) -> tuple[float, float]:
 
 
 def _count(values: Tensor, limits: tuple[float, float]) -> NDArray[np.float64]:
-    return torch.histc(values.float(), BINS, *limits).double().cpu().numpy()
+    return torch.histc(values.float(), FINE_BINS, *limits).double().cpu().numpy()
 
 
 def metrics(outcomes: dict[str, list[Query]]) -> list[dict[str, Any]]:
@@ -209,6 +212,7 @@ def calibration(outcomes: dict[str, list[Query]], places: list[Place]) -> dict[s
     queries = [query for source in sources for query in outcomes[source]]
     looked_at = sum(float(q.wrong[1].sum()) for q in queries)
     shares = np.mean([q.wrong / q.wrong.sum(axis=1, keepdims=True) for q in queries], axis=0)
+    wrong = looked_at * shares.reshape(2, BINS, -1).sum(axis=2)
     right = {"score": np.array([q.score for q in queries]), "z": np.array([q.z for q in queries])}
 
     def histogram(row: int, name: str, limits: tuple[float, float]) -> dict[str, Any]:
@@ -217,7 +221,7 @@ def calibration(outcomes: dict[str, list[Query]], places: list[Place]) -> dict[s
             "lo": limits[0],
             "hi": limits[1],
             "positive": [int(c) for c in counts],
-            "negative": [round(float(c), 1) for c in shares[row] * looked_at],
+            "negative": [round(float(c), 1) for c in wrong[row]],
         }
 
     return {
@@ -234,13 +238,13 @@ def _pooled_auc(queries: list[Query]) -> float:
     """Share of (right, wrong) pairs over all queries in which the right one scores higher, by histogram."""
     wrong = np.mean([q.wrong[0] / q.wrong[0].sum() for q in queries], axis=0)
     below = np.concatenate([[0.0], wrong.cumsum()])
-    edges = np.linspace(*SCORE_RANGE, BINS + 1)
+    edges = np.linspace(*SCORE_RANGE, FINE_BINS + 1)
     return float(np.mean(np.interp([q.score for q in queries], edges, below)))
 
 
 def _information(queries: list[Query]) -> float:
     """Mean log-likelihood ratio of the right state, nats, with densities of z by Gaussian kernels."""
-    centres = np.linspace(*Z_RANGE, BINS, endpoint=False) + (Z_RANGE[1] - Z_RANGE[0]) / (2 * BINS)
+    centres = np.linspace(*Z_RANGE, FINE_BINS, endpoint=False) + (Z_RANGE[1] - Z_RANGE[0]) / (2 * FINE_BINS)
     z = np.array([q.z for q in queries])
     kernel = np.exp(-0.5 * ((centres[:, None] - z[None]) / 0.4) ** 2).sum(axis=1)
     wrong = np.sum([q.wrong[1] for q in queries], axis=0)

@@ -126,7 +126,8 @@ def train(
         max_minutes: stop after so long, rendering and all but the evaluation included.
 
     Returns:
-        What ``checkpoint.json`` holds, with ``finished``: whether all steps were done.
+        What ``checkpoint.json`` holds, with ``finished``: whether all steps were done. Of several processes
+        the first alone evaluates and writes; the others' has no metrics and no calibration.
 
     Raises:
         TrainingError: no data, or a config, a state or a checkpoint that doesn't fit.
