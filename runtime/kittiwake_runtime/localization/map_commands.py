@@ -241,6 +241,8 @@ def _describe(facts: dict[str, Any]) -> str:
 
 
 def _operation(operation: dict[str, Any]) -> str:
+    if operation["description"] == "none":
+        return f"{operation['from']}: nothing to do"
     accuracy = operation["accuracy_m"]
     exact = "of unknown accuracy" if accuracy is None else f"exact to {accuracy:g} m"
     better = "" if operation["best_available"] else "; a better one needs a datum grid that is not installed"
