@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import numpy.typing as npt
-import threadpoolctl
+import threadpoolctl  # type: ignore[import-untyped,unused-ignore]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -196,7 +196,7 @@ class Belief:
 
     def _mixed(self, old: Float32, beside: Float64, k: int, share: float) -> Float32:
         """Plane k after it exchanged mass with its neighbours; `beside` are the planes' offsets in cells."""
-        plane = old[k] * np.float32(1 - 2 * share)
+        plane: Float32 = old[k] * np.float32(1 - 2 * share)
         for neighbour in (k - 1, k + 1):
             if not 0 <= neighbour < len(old):
                 if not self.is_full_circle:

@@ -92,6 +92,15 @@ class PointMassFilter:
         self.reset()
         self._blend(gaussian(self.belief, mean, np.eye(2) * std_m**2), weight)
 
+    def turn_to(self, heading_rad: float, std_rad: float, weight: float = 0.9) -> None:
+        """A soft prior of the heading: most of each cell's mass turns to it, the rest stays as it was."""
+        headings = self.belief.headings
+        difference = (headings - heading_rad + np.pi) % (2 * np.pi) - np.pi
+        wanted = np.exp(-0.5 * (difference / np.hypot(std_rad, self.belief.heading_step / 2)) ** 2)
+        share = self.belief.mass.sum(axis=(1, 2), dtype=np.float64) @ wanted / self._total
+        factor = (1 - weight) + weight * wanted / max(float(share), 1e-12)
+        self.belief.mass *= factor.astype(np.float32)[:, None, None]
+
     def widen(self, weight: float = 0.2) -> None:
         """Give up the present window: even over the map, with some mass left around where it was."""
         moments = self.belief.moments()
@@ -107,7 +116,7 @@ class PointMassFilter:
     @property
     def is_tracking(self) -> bool:
         """Whether the belief is at its fine level."""
-        return self.belief.cell_m < 0.99 * self.matcher.index.cell_m
+        return bool(self.belief.cell_m < 0.99 * self.matcher.index.cell_m)
 
     @property
     def covers_map(self) -> bool:
@@ -147,7 +156,7 @@ class PointMassFilter:
         """Whole cells (rows, cols) that keep the window around the vehicle."""
         moments = self.belief.moments()
         c, s = np.cos(moments.heading_rad), np.sin(moments.heading_rad)
-        ahead = moments.mean + [c * step.forward_m - s * step.left_m, s * step.forward_m + c * step.left_m]
+        ahead = [*moments.mean, c * step.forward_m - s * step.left_m, s * step.forward_m + c * step.left_m]
         half = (TRACK_CELLS - 1) / 2
         cols = round((ahead[0] - self.belief.east_m) / self.belief.cell_m - half)
         rows = round((self.belief.north_m - ahead[1]) / self.belief.cell_m - half)

@@ -12,6 +12,7 @@ kernel density (ICAR 2021; SIVL, RA-L 2022), a parametric fit, and rank/softmax.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,7 @@ class Likelihood:
         return (LEVELS - 1) / (self.hi - self.lo)
 
 
-def kernel_density(calibration: dict[str, Any], bandwidth: float = 0.35) -> Likelihood:
+def kernel_density(calibration: Mapping[str, Any], bandwidth: float = 0.35) -> Likelihood:
     """Ratio of two kernel densities of z, from the calibration histograms of a bundle.
 
     Args:
@@ -69,10 +70,12 @@ def kernel_density(calibration: dict[str, Any], bandwidth: float = 0.35) -> Like
     # A bin that no wrong place reached still has about one chance in the sample's size.
     floor = 0.5 / max(negative.sum(), 1.0)
     ratio = np.log(p + 1e-9) - np.log(n + floor)
-    return Likelihood(lo, hi, _resample(lo, hi, _increasing(ratio)))
+    centres = lo + (np.arange(len(positive)) + 0.5) * bin_width
+    table = np.interp(np.linspace(lo, hi, LEVELS), centres, ratio)
+    return _fair(lo, hi, _increasing(table), negative)
 
 
-def parametric(calibration: dict[str, Any]) -> Likelihood:
+def parametric(calibration: Mapping[str, Any]) -> Likelihood:
     """Log-ratio of two Gaussians fitted to z: the wrong places' (0, 1 by construction) and the right ones'."""
     lo, hi, positive, negative = _histograms(calibration)
     centres = lo + (np.arange(len(positive)) + 0.5) * (hi - lo) / len(positive)
@@ -80,23 +83,21 @@ def parametric(calibration: dict[str, Any]) -> Likelihood:
     mean_n, std_n = _moments(centres, negative)
     z = np.linspace(lo, hi, LEVELS)
     log_ratio = np.log(std_n / std) - 0.5 * ((z - mean) / std) ** 2 + 0.5 * ((z - mean_n) / std_n) ** 2
-    return Likelihood(lo, hi, _increasing(log_ratio))
+    return _fair(lo, hi, _increasing(log_ratio), negative)
 
 
-def softmax(calibration: dict[str, Any]) -> Likelihood:
-    """Log-ratio linear in z (rank/softmax), its slope and offset fitted so that wrong places average to 1."""
+def softmax(calibration: Mapping[str, Any]) -> Likelihood:
+    """Log-ratio linear in z (rank/softmax), its slope the right places' mean (two equal Gaussians)."""
     lo, hi, positive, negative = _histograms(calibration)
     centres = lo + (np.arange(len(positive)) + 0.5) * (hi - lo) / len(positive)
     mean, _ = _moments(centres, positive)
-    # Among wrong places z is close to N(0, 1), whose mean of exp(a z + b) is exp(a^2 / 2 + b) = 1.
-    z = np.linspace(lo, hi, LEVELS)
-    return Likelihood(lo, hi, mean * z - 0.5 * mean**2)
+    return _fair(lo, hi, mean * np.linspace(lo, hi, LEVELS), negative)
 
 
 ESTIMATES = {"kernel_density": kernel_density, "parametric": parametric, "softmax": softmax}
 
 
-def _histograms(calibration: dict[str, Any]) -> tuple[float, float, Any, Any]:
+def _histograms(calibration: Mapping[str, Any]) -> tuple[float, float, Any, Any]:
     try:
         z = calibration["z"]
         lo, hi = float(z["lo"]), float(z["hi"])
@@ -128,6 +129,11 @@ def _increasing(log_ratio: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(np.maximum.accumulate(log_ratio), np.float64)
 
 
-def _resample(lo: float, hi: float, bins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    centres = lo + (np.arange(len(bins)) + 0.5) * (hi - lo) / len(bins)
-    return np.asarray(np.interp(np.linspace(lo, hi, LEVELS), centres, bins), np.float64)
+def _fair(
+    lo: float, hi: float, log_ratio: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]
+) -> Likelihood:
+    """Shift a log-ratio so that wrong places average to exactly 1, as "elsewhere" assumes."""
+    centres = lo + (np.arange(len(negative)) + 0.5) * (hi - lo) / len(negative)
+    at_bins = np.interp(centres, np.linspace(lo, hi, LEVELS), log_ratio)
+    mean = float(np.average(np.exp(at_bins), weights=negative))
+    return Likelihood(lo, hi, log_ratio - np.log(mean))

@@ -112,6 +112,17 @@ class Localizer:
         self.filter.set_prior(np.array([float(east), float(north)]), radius_m / 2.4477)
         self._start()
 
+    def set_heading(self, yaw_deg: float, std_deg: float = 10.0) -> None:
+        """A soft prior of the heading, from a compass that is believed: nine tenths of the mass turn to it.
+
+        Args:
+            yaw_deg: of the forward axis, clockwise from true north.
+            std_deg: its standard deviation.
+        """
+        mean = self.filter.belief.moments().mean
+        heading = float(self.index.grid.heading_rad(yaw_deg, mean[0], mean[1]))
+        self.filter.turn_to(heading, math.radians(std_deg))
+
     def update(
         self,
         step: OdometryStep | None,
@@ -208,11 +219,11 @@ class Localizer:
             return 0.0
         if x >= 1:
             return 1.0
-        return 1 - 2 / math.pi * (math.acos(x) - x * math.sqrt(1 - x * x))
+        return float(1 - 2 / math.pi * (math.acos(x) - x * math.sqrt(1 - x * x)))
 
     def _published(self, moments: Moments) -> npt.NDArray[np.float64]:
         """The belief's covariance and, as a bias that no averaging removes, the map's own error."""
-        return moments.covariance + np.eye(2) * self.index.georef_sigma_m**2
+        return np.asarray(moments.covariance + np.eye(2) * self.index.georef_sigma_m**2, np.float64)
 
     def _decide(self, moments: Moments, covariance: npt.NDArray[np.float64]) -> None:
         config, elsewhere = self.config, self.filter.elsewhere

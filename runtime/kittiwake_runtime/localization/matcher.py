@@ -123,7 +123,7 @@ class Matcher:
         cells = self.index.rows_checked(r0, r1)[:, c0:c1].reshape(-1, self.index.dim).astype(np.float32)
         scores = (vectors * per_z) @ cells.T
         zero = (bias - self.likelihood.lo) * float(per_z)
-        return np.asarray(cv2.add(scores, (zero, 0, 0, 0), dtype=cv2.CV_8U))
+        return np.asarray(cv2.add(scores, np.float64(zero), dtype=cv2.CV_8U), np.uint8)
 
     def weigh_track(
         self,

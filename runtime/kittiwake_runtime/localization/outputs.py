@@ -144,10 +144,7 @@ def _normal_quantile(share: float) -> float:
     return NormalDist().inv_cdf(share)
 
 
-TRACK_COLUMNS = (
-    "time_s,state,source,lat_deg,lon_deg,yaw_deg,easting_m,northing_m,radius95_m,protection_radius_m,"
-    "position_std_m,yaw_std_deg,age_s,distance_since_match_m,elsewhere,evidence,update_ms,reason"
-).split(",")
+TRACK_COLUMNS = ["time_s", "state", "source", "lat_deg", "lon_deg", "yaw_deg", "easting_m", "northing_m", "radius95_m", "protection_radius_m", "position_std_m", "yaw_std_deg", "age_s", "distance_since_match_m", "elsewhere", "evidence", "update_ms", "reason"]
 
 
 def write_track_csv(fixes: Sequence[Fix], path: Path) -> None:

@@ -1,0 +1,243 @@
+"""``kittiwake locate``: a flight on disk, found on a map; a track, a page and a picture come out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..bundle import Bundle
+from ..command import Command
+from ..engines.select import open_engine
+from ..errors import FrameError
+from .camera import Camera, load_camera
+from .flight import Observation, fly, likely_scale, live_line
+from .flight_log import Frame, OdometryStep, odometry_steps, read_frames, read_image
+from .frames import Grid
+from .localizer import Localizer
+from .map_index import MapIndex
+from .outputs import write_track_csv, write_track_geojson
+from .pictures import Canvas
+from .report import Update, write_report
+from .visual_odometry import GroundFeatures, ground_features, match_step
+
+UNKNOWN_STEP_SHARE = 0.5
+"""Noise of a step between images that could not be matched, as a share of the motion carried on."""
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--map", type=Path, required=True, help="index made by `kittiwake map build`")
+    parser.add_argument("--camera", type=Path, required=True, help="ROS camera_info YAML with a mount")
+    parser.add_argument("--frames", type=Path, required=True, help="frames.csv: images, attitude, height, odometry")
+    parser.add_argument("-o", "--output", type=Path, default=Path("out/locate"), help="folder (%(default)s)")
+    parser.add_argument("--bundle", help="model, by path or name (default: the one that made the map)")
+    parser.add_argument("--prior", help="LAT,LON,RADIUS in degrees and metres (95 %%); soft: a wrong one only delays")
+    parser.add_argument("--use-heading", action="store_true", help="take the first frame's yaw as a soft prior")
+    parser.add_argument("--height-m", type=float, help="rough height above ground where the frames have none, ± 30 %%")
+    parser.add_argument("--visual-odometry", action="store_true", help="take the motion from the images in any case")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def _run(args: argparse.Namespace) -> int:
+    camera, frames = load_camera(args.camera), read_frames(args.frames)
+    with MapIndex.open(args.map) as index:
+        bundle = Bundle.open(args.bundle or index.meta.bundle_name)
+        with open_engine(bundle) as engine:
+            localizer = Localizer(index, engine)
+            _apply_priors(localizer, frames, args)
+            canvas = Canvas.of(index)
+            updates = _fly(localizer, camera, frames, canvas, args)
+        summary = _summary(updates, frames, index.grid)
+        args.output.mkdir(parents=True, exist_ok=True)
+        fixes = [update.fix for update in updates]
+        write_track_csv(fixes, args.output / "track.csv")
+        write_track_geojson(fixes, args.output / "track.geojson")
+        facts = {key.replace("_", " "): str(value) for key, value in summary.items() if value is not None}
+        facts |= {"map": args.map.name, "imagery": str(index.imagery_date), "model": bundle.name}
+        page = write_report(args.output, canvas, updates, title=f"{args.frames} on {args.map.name}", facts=facts)
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        print(_sentence(summary), f"track and report: {page}", sep="\n")
+    return 0 if summary["converged_at"] is not None else 1
+
+
+def _apply_priors(localizer: Localizer, frames: Sequence[Frame], args: argparse.Namespace) -> None:
+    if args.prior:
+        localizer.set_prior(*parse_prior(args.prior))
+    if args.use_heading:
+        yaw = frames[0].yaw_deg
+        if math.isnan(yaw):
+            raise FrameError(f"{args.frames}: the first frame has no yaw_deg", "leave --use-heading out")
+        localizer.set_heading(yaw)
+
+
+def parse_prior(text: str) -> tuple[float, float, float]:
+    """``LAT,LON,RADIUS`` as degrees and metres.
+
+    Raises:
+        FrameError: not three numbers, or beyond their range.
+    """
+    try:
+        lat, lon, radius = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise FrameError(f"--prior {text!r} is not LAT,LON,RADIUS", "for example --prior 60.01,24.9,300") from error
+    if not (abs(lat) <= 90 and abs(lon) <= 180 and 0 < radius < math.inf):
+        raise FrameError(f"--prior {text!r} is beyond ±90, ±180 or not a positive radius")
+    return lat, lon, radius
+
+
+def _fly(
+    localizer: Localizer, camera: Camera, frames: Sequence[Frame], canvas: Canvas, args: argparse.Namespace
+) -> list[Update]:
+    observations = _observations(localizer, camera, frames, args)
+    updates = []
+    for update in tqdm(
+        fly(localizer, camera, observations, canvas), total=len(frames), unit="frame", disable=None if not args.json else True
+    ):
+        updates.append(update)
+        if not args.json:
+            tqdm.write(live_line(len(updates), update), file=sys.stdout)
+    return updates
+
+
+def _observations(
+    localizer: Localizer, camera: Camera, frames: Sequence[Frame], args: argparse.Namespace
+) -> Iterator[Observation]:
+    """The frames, read as they are needed; a damaged image is a frame without one, and said so."""
+    from_images = args.visual_odometry or any(frame.odometry is None for frame in frames)
+    measured = [] if from_images else odometry_steps(frames)
+    odometer = _ImageOdometer(localizer, camera)
+    for i, frame in enumerate(frames):
+        height, is_agl = _height(frame, args)
+        note, image = "", None
+        try:
+            image = read_image(frame.file)
+            camera.check_image(image)
+        except FrameError as error:
+            if i == 0:
+                raise
+            image, note = None, error.message
+        step = measured[i - 1] if measured and i else None
+        if from_images:
+            step = odometer.step(frame, image, height)
+        yield Observation(
+            time_s=frame.time_s,
+            image=image,
+            attitude_rad=frame.attitude_rad,
+            height_m=height,
+            height_is_agl=is_agl,
+            step=step,
+            truth=_truth(frame, localizer.index.grid),
+            note=note or (step.note if step else ""),
+        )
+
+
+def _height(frame: Frame, args: argparse.Namespace) -> tuple[float, bool]:
+    if frame.height_agl_m is not None:
+        return frame.height_agl_m, True
+    rough = frame.height_above_takeoff_m or args.height_m
+    if rough is None or not rough > 0:
+        raise FrameError(
+            f"{frame.file.name}: neither height_agl_m nor height_above_takeoff_m is known",
+            "give a rough height with --height-m; the scale is then searched within ± 30 %",
+        )
+    return rough, False
+
+
+def _truth(frame: Frame, grid: Grid) -> tuple[float, float] | None:
+    if frame.truth is None:
+        return None
+    east, north = grid.from_wgs84(*frame.truth)
+    return float(east), float(north)
+
+
+class _ImageOdometer:
+    """Odometry from consecutive images; where two don't match, the last motion is carried on with much noise."""
+
+    def __init__(self, localizer: Localizer, camera: Camera) -> None:
+        self.localizer, self.camera = localizer, camera
+        self.earlier: GroundFeatures | None = None
+        self.earlier_s: float | None = None
+        self.last: OdometryStep | None = None
+
+    def step(self, frame: Frame, image: object, height_m: float) -> OdometryStep | None:
+        """The step to this frame; None at the first."""
+        dt = 0.0 if self.earlier_s is None else frame.time_s - self.earlier_s
+        later, found, problem = None, None, "no image"
+        try:
+            if image is not None:
+                later = ground_features(image, self.camera, frame.attitude_rad, height_m)  # type: ignore[arg-type]
+            if later is not None and self.earlier is not None:
+                found = match_step(self.earlier, later, dt)
+        except FrameError as error:
+            problem = error.message
+        first, self.earlier, self.earlier_s = self.earlier_s is None, later, frame.time_s
+        if first:
+            return None
+        step = found or self._carried(dt, problem)
+        self.last = step
+        scale = likely_scale(self.localizer)
+        return replace(
+            step, forward_m=step.forward_m * scale, left_m=step.left_m * scale, sigma_m=step.sigma_m * scale
+        )
+
+    def _carried(self, dt_s: float, problem: str) -> OdometryStep:
+        if self.last is None:
+            raise FrameError(f"no motion between the first two images: {problem}", "give odometry in frames.csv")
+        share = dt_s / self.last.dt_s if self.last.dt_s > 0 else 1.0
+        forward, left = self.last.forward_m * share, self.last.left_m * share
+        sigma = UNKNOWN_STEP_SHARE * math.hypot(forward, left)
+        return OdometryStep(forward, left, 0.0, sigma, math.radians(20), dt_s, f"motion carried on: {problem}")
+
+
+def _summary(updates: Sequence[Update], frames: Sequence[Frame], grid: Grid) -> dict[str, object]:
+    believed = [update for update in updates if update.fix.is_believed]
+    errors = sorted(update.error_m for update in believed if update.truth is not None)
+    last = believed[-1].fix.wgs84() if believed else None
+    return {
+        "frames": len(frames),
+        "converged_at": next((i + 1 for i, update in enumerate(updates) if update.fix.is_believed), None),
+        "believed_frames": len(believed),
+        "final_state": updates[-1].fix.state,
+        "last_lat_deg": round(last[0], 7) if last else None,
+        "last_lon_deg": round(last[1], 7) if last else None,
+        "last_radius95_m": round(believed[-1].fix.radius95_m, 1) if believed else None,
+        "median_error_m": round(errors[len(errors) // 2], 1) if errors else None,
+        "largest_error_m": round(errors[-1], 1) if errors else None,
+        "why_not": updates[-1].fix.reason or None,
+    }
+
+
+def _sentence(summary: dict[str, object]) -> str:
+    if summary["converged_at"] is None:
+        return f"not found on this map in {summary['frames']} frames: {summary['why_not']}"
+    text = f"found at frame {summary['converged_at']} of {summary['frames']}; believed in {summary['believed_frames']}"
+    if summary["median_error_m"] is not None:
+        text += f"; error {summary['median_error_m']} m median, {summary['largest_error_m']} m at most"
+    return text
+
+
+command = Command(
+    name="locate",
+    help="find a flight on a map from its images",
+    add_arguments=_add_arguments,
+    run=_run,
+    epilog="""\
+examples:
+  kittiwake locate --map area.kwmap --camera camera.yaml --frames frames.csv
+  kittiwake locate --map area.kwmap --camera camera.yaml --frames frames.csv --prior 60.01,24.93,500 -o out
+
+frames.csv has a row a frame: file,time_s,roll_deg,pitch_deg,yaw_deg,height_agl_m and, if known,
+odom_x_m,odom_y_m,odom_yaw_deg. Without odometry the motion is taken from the images; without a height above
+ground (height_above_takeoff_m, or --height-m) the scale is searched. Yaw is not used unless --use-heading.
+Into the output folder go track.csv, track.geojson, report.html, track.png and belief.png.
+The exit status is 1 when no position was ever believed.
+""",
+)
