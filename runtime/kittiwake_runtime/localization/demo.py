@@ -129,7 +129,7 @@ def _facts(
         "area": f"{scene.side_m**2 / 1e6:.0f} km², procedural world {scene.seed}; start and heading unknown",
         "map": f"summer, {MAP_GSD_M:.0f} m a pixel",
         "flight": f"{scene.season}, {scene.updates} frames 100 m apart, camera {FOOTPRINT_M:.0f} m of ground wide",
-        "index": f"{index.path.stat().st_size / 1e6:.1f} MB, built in {build_s:.0f} s, footprint {index.footprint_m:.0f} m",
+        "index": f"{index.path.stat().st_size / 1e6:.1f} MB, built in {build_s:.0f} s",
         "converged": f"at update {first}" if first else "never",
     }
     if errors:
@@ -137,8 +137,8 @@ def _facts(
         inside = sum(update.error_m <= update.fix.radius95_m for update in believed)
         facts["inside the 95 % radius"] = f"{inside} of {len(believed)} updates"
     report = engine.report
-    facts["runs on"] = f"{report.backend}, {report.device}, {report.precision}; {platform.machine()}, {platform.system()}"
-    return facts
+    where = f"{platform.machine()}, {platform.system()}"
+    return facts | {"runs on": f"{report.backend}, {report.device}, {report.precision}; {where}"}
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

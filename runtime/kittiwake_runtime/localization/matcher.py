@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -122,8 +124,8 @@ class Matcher:
         per_z = np.float32(self.likelihood.steps_per_z)
         cells = self.index.rows_checked(r0, r1)[:, c0:c1].reshape(-1, self.index.dim).astype(np.float32)
         scores = (vectors * per_z) @ cells.T
-        zero = (bias - self.likelihood.lo) * float(per_z)
-        return np.asarray(cv2.add(scores, np.float64(zero), dtype=cv2.CV_8U), np.uint8)
+        zero: Any = (bias - self.likelihood.lo) * float(per_z)
+        return np.asarray(cv2.add(scores, zero, dtype=cv2.CV_8U), np.uint8)
 
     def weigh_track(
         self,

@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -134,17 +135,30 @@ def radius_m(covariance: Float64, share: float) -> float:
         return 0.0
     freedom = mean**2 / half_variance
     a = 2 / (9 * freedom)
-    quantile = freedom * max(1 - a + _normal_quantile(share) * math.sqrt(a), 0.0) ** 3
+    quantile = freedom * max(1 - a + NormalDist().inv_cdf(share) * math.sqrt(a), 0.0) ** 3
     return math.sqrt(half_variance / mean * quantile)
 
 
-def _normal_quantile(share: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(share)
-
-
-TRACK_COLUMNS = ["time_s", "state", "source", "lat_deg", "lon_deg", "yaw_deg", "easting_m", "northing_m", "radius95_m", "protection_radius_m", "position_std_m", "yaw_std_deg", "age_s", "distance_since_match_m", "elsewhere", "evidence", "update_ms", "reason"]
+TRACK_COLUMNS = (
+    "time_s",
+    "state",
+    "source",
+    "lat_deg",
+    "lon_deg",
+    "yaw_deg",
+    "easting_m",
+    "northing_m",
+    "radius95_m",
+    "protection_radius_m",
+    "position_std_m",
+    "yaw_std_deg",
+    "age_s",
+    "distance_since_match_m",
+    "elsewhere",
+    "evidence",
+    "update_ms",
+    "reason",
+)
 
 
 def write_track_csv(fixes: Sequence[Fix], path: Path) -> None:

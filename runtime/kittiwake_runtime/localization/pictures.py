@@ -114,7 +114,7 @@ def belief_picture(
     scale = size_px / max(belief.shape)
     size = (max(1, round(belief.shape[1] * scale)), max(1, round(belief.shape[0] * scale)))
     ground = cv2.resize(canvas.image, size, interpolation=cv2.INTER_AREA).astype(np.float32) * 0.45
-    mass = cv2.dilate(belief, np.ones((3, 3), np.uint8))
+    mass = cv2.dilate(belief, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11)))
     mass = cv2.resize(mass, size, interpolation=cv2.INTER_LINEAR)
     level = np.clip(1 + np.log10(np.maximum(mass / max(float(mass.max()), 1e-30), 1e-6)) / 5, 0, 1)
     heat = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1].astype(

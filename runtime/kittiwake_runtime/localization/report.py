@@ -109,7 +109,7 @@ def _embedded(image: Rgb) -> str:
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;color:#1b2430}
 h1{font-size:1.5rem;margin:0 0 .3rem} h2{font-size:1.1rem;margin:1.8rem 0 .5rem} img{max-width:100%;display:block}
-.facts{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem} .facts dt{color:#5b6775}
+.facts{display:grid;align-content:start;grid-template-columns:max-content 1fr;gap:.15rem 1rem} .facts dt{color:#5b6775}
 .facts dd{margin:0} .top{display:grid;grid-template-columns:minmax(0,1.4fr) minmax(18rem,1fr);gap:1.5rem}
 .row{display:grid;grid-template-columns:repeat(5,1fr);gap:.5rem} figure{margin:0} figcaption{color:#5b6775;
 font-size:.85rem} table{border-collapse:collapse;font-size:.85rem} td,th{padding:.15rem .7rem;text-align:right}
@@ -127,7 +127,8 @@ def _page(
 ) -> str:
     facts_html = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())
     figures = "".join(
-        f'<figure><img alt="belief" src="{_embedded(image)}"><figcaption>{_caption(i, updates[i])}</figcaption></figure>'
+        f'<figure><img alt="belief" src="{_embedded(image)}">'
+        f"<figcaption>{_caption(i, updates[i])}</figcaption></figure>"
         for i, image in beliefs
     )
     has_truth = any(update.truth is not None for update in updates)

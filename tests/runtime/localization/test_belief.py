@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kittiwake_runtime.localization.belief import Belief, blur_kernel, gaussian, uniform
 
 CELL = 10.0

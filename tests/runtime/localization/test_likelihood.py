@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from kittiwake_runtime.errors import BundleError
 from kittiwake_runtime.localization.likelihood import ESTIMATES, kernel_density, parametric, softmax
 

@@ -12,6 +12,7 @@ import pyproj
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kittiwake_runtime.localization.flight_log import OdometryStep
 from kittiwake_runtime.localization.frames import Enu, Grid
 from kittiwake_runtime.localization.outputs import Fix, radius_m, write_track_csv, write_track_geojson
