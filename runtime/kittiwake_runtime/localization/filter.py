@@ -156,10 +156,11 @@ class PointMassFilter:
         """Whole cells (rows, cols) that keep the window around the vehicle."""
         moments = self.belief.moments()
         c, s = np.cos(moments.heading_rad), np.sin(moments.heading_rad)
-        ahead = [*moments.mean, c * step.forward_m - s * step.left_m, s * step.forward_m + c * step.left_m]
+        east = moments.mean[0] + c * step.forward_m - s * step.left_m
+        north = moments.mean[1] + s * step.forward_m + c * step.left_m
         half = (TRACK_CELLS - 1) / 2
-        cols = round((ahead[0] - self.belief.east_m) / self.belief.cell_m - half)
-        rows = round((self.belief.north_m - ahead[1]) / self.belief.cell_m - half)
+        cols = round((east - self.belief.east_m) / self.belief.cell_m - half)
+        rows = round((self.belief.north_m - north) / self.belief.cell_m - half)
         return rows, cols
 
     def _make_room(self, step: OdometryStep) -> None:
