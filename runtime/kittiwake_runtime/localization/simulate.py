@@ -220,14 +220,10 @@ def photograph(
     column = (points[..., 0] - west) / gsd - 0.5
     row = (north - points[..., 1]) / gsd - 0.5
     at = [np.where(seen, axis, -10.0).astype(np.float32) for axis in (column, row)]
-    return np.asarray(
-        cv2.remap(ground, at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT), dtype=np.uint8
-    )
+    return np.asarray(cv2.remap(ground, at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT), dtype=np.uint8)
 
 
-def write_flight(
-    frames: Iterable[SimulatedFrame], camera: Camera, folder: str | Path, *, crs: str = CRS
-) -> Path:
+def write_flight(frames: Iterable[SimulatedFrame], camera: Camera, folder: str | Path, *, crs: str = CRS) -> Path:
     """Write a flight as ``kittiwake locate`` reads it: ``frames.csv``, ``camera.yaml`` and ``images/*.jpg``.
 
     Args:
@@ -287,15 +283,11 @@ class _Log:
 def _inner(bounds: Bounds, border_m: float, step_m: float) -> Bounds:
     inner = (bounds[0] + border_m, bounds[1] + border_m, bounds[2] - border_m, bounds[3] - border_m)
     if min(inner[2] - inner[0], inner[3] - inner[1]) < step_m:
-        raise ValueError(
-            f"the bounds {bounds} leave no step of {step_m:.0f} m {border_m:.0f} m inside their border"
-        )
+        raise ValueError(f"the bounds {bounds} leave no step of {step_m:.0f} m {border_m:.0f} m inside their border")
     return inner
 
 
-def _turn(
-    heading: float, x: float, y: float, inner: Bounds, motion: Motion, rng: np.random.Generator
-) -> float:
+def _turn(heading: float, x: float, y: float, inner: Bounds, motion: Motion, rng: np.random.Generator) -> float:
     """The next step's heading: a random walk, mirrored at the border."""
     heading += rng.normal(0.0, motion.walk_rad)
     if not inner[0] <= x + motion.step_m * math.cos(heading) <= inner[2]:
@@ -320,9 +312,7 @@ def _ground_points(camera: Camera, truth: Truth) -> Floats:
     north, east, down = body_to_grid @ camera.mount.position_m
     with np.errstate(divide="ignore", invalid="ignore"):
         reach = np.where(rays[..., 2] > 0.1, (truth.height_agl_m - down) / rays[..., 2], np.nan)
-    return np.stack(
-        [truth.x_m + east + rays[..., 1] * reach, truth.y_m + north + rays[..., 0] * reach], axis=-1
-    )
+    return np.stack([truth.x_m + east + rays[..., 1] * reach, truth.y_m + north + rays[..., 0] * reach], axis=-1)
 
 
 def _expose(image: Rgb8, gain: float, gamma: float, noise: float, rng: np.random.Generator) -> Rgb8:

@@ -117,13 +117,9 @@ class World:
             down = range(top, min(top + _TILE_PX, rows.stop))
             along = range(left, min(left + _TILE_PX, columns))
             part = slice(down.start - rows.start, down.stop - rows.start), slice(along.start, along.stop)
-            image[part] = _photograph(
-                Window.over(bounds[0], bounds[3], _rim(along), _rim(down), gsd_m), self.seed, day
-            )
+            image[part] = _photograph(Window.over(bounds[0], bounds[3], _rim(along), _rim(down), gsd_m), self.seed, day)
 
-        corners = [
-            (r, c) for r in range(rows.start, rows.stop, _TILE_PX) for c in range(0, columns, _TILE_PX)
-        ]
+        corners = [(r, c) for r in range(rows.start, rows.stop, _TILE_PX) for c in range(0, columns, _TILE_PX)]
         workers = min(threads or os.cpu_count() or 1, len(corners))
         if workers == 1:
             for corner in corners:

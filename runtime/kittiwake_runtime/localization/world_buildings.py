@@ -59,9 +59,7 @@ def settlements(window: Window, seed: int) -> Iterator[Settlement]:
         for row in rows:
             for column in columns:
                 found = make(seed, column, row)
-                if found is not None and _near(
-                    window, found.east_m, found.north_m, _OUTSIDE_M + found.radius_m
-                ):
+                if found is not None and _near(window, found.east_m, found.north_m, _OUTSIDE_M + found.radius_m):
                     yield found
 
 
@@ -86,9 +84,7 @@ def draw_block(window: Window, block: Block, east_m: float = 0.0, north_m: float
     dx, dy = Window(window.x[part[1]], window.y[part[0]], window.gsd_m).offsets(east, north)
     along = dx * np.float32(block.cos) + dy * np.float32(block.sin)
     across = dy * np.float32(block.cos) - dx * np.float32(block.sin)
-    cover = stripe(along, block.half_length_m, window.gsd_m) * stripe(
-        across, block.half_width_m, window.gsd_m
-    )
+    cover = stripe(along, block.half_length_m, window.gsd_m) * stripe(across, block.half_width_m, window.gsd_m)
     return Drawn(part, cover, across)
 
 

@@ -108,9 +108,9 @@ def survey(window: Window, seed: int, day: Day) -> Ground:
     shade: F32 = np.clip(1 + facing * steepness, 0.5, 1.6)
 
     veins = np.abs(fbm(window, (330.0, 120.0, 45.0), (seed, 2), 0.7))
-    soil: F32 = np.float32(0.85) * fbm(
-        window, (170.0, 70.0, 28.0, 11.0, 4.5, 2.0), (seed, 3), 0.85
-    ) + np.float32(0.9) * (np.float32(0.8) - veins)
+    soil: F32 = np.float32(0.85) * fbm(window, (170.0, 70.0, 28.0, 11.0, 4.5, 2.0), (seed, 3), 0.85) + np.float32(
+        0.9
+    ) * (np.float32(0.8) - veins)
     lake = fbm(window, (1900.0, 800.0, 340.0, 130.0, 50.0), (seed, 4), 0.55)
     wood = fbm(window, (1500.0, 620.0, 240.0, 90.0, 34.0, 13.0), (seed, 7), 0.62)
     change = 0.15 * fbm(window, (320.0, 90.0, 30.0), (*day.key, 27))  # felling and regrowth along the edges
@@ -145,9 +145,7 @@ def _fields(window: Window, ground: Ground, day: Day) -> F32:
     stripes = pick(stand.stripes, where.parcel) * rows
     tone = 1 + soil * ground.soil + patches * uneven + stripes
     if gsd < 1.5:
-        tone -= 0.3 * _wheel_tracks(
-            where, pick(stand.along, where.parcel), pick(stand.tram_pitch_m, where.parcel), gsd
-        )
+        tone -= 0.3 * _wheel_tracks(where, pick(stand.along, where.parcel), pick(stand.tram_pitch_m, where.parcel), gsd)
     tone = np.clip(tone, 0.3, 1.8)
     rgb = np.stack([pick(colour, where.parcel) * tone for colour in stand.colour])
     if day.season == "winter":
@@ -208,16 +206,12 @@ def _water(canvas: Canvas, window: Window, ground: Ground, day: Day) -> None:
     meadow = np.clip(1.2 - ground.river_m * np.float32(1 / 45), 0, 1) * np.clip(0.6 + 0.5 * ground.soil, 0, 1)
     canvas.cover(_GRASS[day.season], meadow * np.float32(0.5))
     canvas.cover(_SHORE[day.season], np.clip(high * np.float32(1 / gsd) + 0.5, 0, 1) * np.float32(0.8))
-    canvas.cover(
-        (98.0, 106.0, 66.0) if day.season != "winter" else (140.0, 128.0, 106.0), reeds * np.float32(0.6)
-    )
+    canvas.cover((98.0, 106.0, 66.0) if day.season != "winter" else (140.0, 128.0, 106.0), reeds * np.float32(0.6))
     water = np.maximum(water, np.clip(0.5 - ground.river_m * np.float32(1 / gsd), 0, 1))
     mood = np.clip(0.5 + 0.5 * spline_noise(window, 2600.0, (*day.key, 24)), 0, 1)
     if day.season == "winter":
         swept = np.clip(0.1 + 0.9 * fbm(window, (420.0, 140.0, 50.0, 18.0), (*day.key, 25), 0.7), 0, 1) * mood
-        colour = np.stack(
-            [c - (c - dark) * swept for c, dark in zip(_SNOW, (108.0, 120.0, 132.0), strict=True)]
-        )
+        colour = np.stack([c - (c - dark) * swept for c, dark in zip(_SNOW, (108.0, 120.0, 132.0), strict=True)])
     else:
         colour = np.stack([a + (b - a) * mood for a, b in ((34, 84), (44, 98), (48, 76))]).astype(np.float32)
     canvas.cover(colour.astype(np.float32), water)
@@ -256,9 +250,7 @@ def _trees(canvas: Canvas, window: Window, ground: Ground, day: Day, seed: int) 
     leaf = 1 + 0.14 * crowns
     variety = np.float32(0.22 if day.season == "autumn" else 0.13)
     turning = fbm(window, (110.0, 30.0, 11.0, 4.0), (*day.key, 32), 0.9) * variety
-    broadleaf = np.stack(
-        [c * (leaf + turning * g) for c, g in zip(_LEAVES[day.season], (1.2, 0.7, 0.5), strict=True)]
-    )
+    broadleaf = np.stack([c * (leaf + turning * g) for c, g in zip(_LEAVES[day.season], (1.2, 0.7, 0.5), strict=True)])
     needle = np.stack([c * leaf for c in _NEEDLES[day.season]])
     colour = broadleaf + (needle - broadleaf) * ground.evergreen
     canvas.cover(colour.astype(np.float32), np.maximum(np.maximum(ground.wood * uncut, hedge), single))

@@ -93,9 +93,7 @@ def parcels(window: Window, seed: int) -> Parcels:
     districts = tuple(district(seed, *cells[cell]) for cell in present)
     pair = np.array(cells, np.int64)
     mine, theirs = pair[slot], pair[other]
-    border_chance = uniform(
-        seed, 11, *(mine + theirs).transpose(2, 0, 1), *np.abs(mine - theirs).transpose(2, 0, 1)
-    )
+    border_chance = uniform(seed, 11, *(mine + theirs).transpose(2, 0, 1), *np.abs(mine - theirs).transpose(2, 0, 1))
     slot = np.searchsorted(present, slot)
     u, v = _field_coordinates(window, districts, slot)
     parcel, across_m, line = _locate(districts, slot, u, v)
@@ -168,9 +166,7 @@ def district(seed: int, column: int, row: int) -> District:
     half = np.arange(2)[None, None, :]
     where = 0.25 + 0.5 * uniform(*key, 7, strip[..., None], along[..., None], half)
     has_v = uniform(*key, 8, strip[..., None], along[..., None], half) < 0.3
-    split_v = np.where(
-        has_v, row_lines[:-1, None, None] + where * np.diff(row_lines)[:, None, None], _NO_SPLIT
-    )
+    split_v = np.where(has_v, row_lines[:-1, None, None] + where * np.diff(row_lines)[:, None, None], _NO_SPLIT)
 
     angle = draw(*key, 9) * math.pi / 2
     track, hedge, margin = _line_features(key)

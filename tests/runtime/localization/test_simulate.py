@@ -36,9 +36,7 @@ AREA = (0.0, 0.0, 4000.0, 3000.0)
 CAMERA = DEFAULT_CAMERA.scaled_to(120, 100)
 TILTED = replace(CAMERA, mount=Mount(roll_deg=2.0, pitch_deg=-81.0, yaw_deg=12.0, x_m=0.4, y_m=-0.2, z_m=0.3))
 TRUTH = Truth(2100.0, 1400.0, heading_rad=0.9, roll_rad=0.05, pitch_rad=-0.08, height_agl_m=130.0)
-EXACT = Sensors(
-    height_walk_share=0.0, height_noise_share=0.0, tilt_rad=0.0, attitude_noise_rad=0.0, pixel_noise=0.0
-)
+EXACT = Sensors(height_walk_share=0.0, height_noise_share=0.0, tilt_rad=0.0, attitude_noise_rad=0.0, pixel_noise=0.0)
 
 
 def flight(**changes: Any) -> list[Any]:
@@ -68,9 +66,7 @@ def test_rays_meet_the_ground_where_opencv_projects_it_from(camera: Any) -> None
     lens = np.array([TRUTH.x_m, TRUTH.y_m, TRUTH.height_agl_m]) + body_to_enu @ camera.mount.position_m
     rotation, _ = cv2.Rodrigues(optical_to_enu.T)
     ground = np.column_stack([points, np.zeros(len(points))])
-    seen, _ = cv2.projectPoints(
-        ground, rotation, -optical_to_enu.T @ lens, camera.matrix, np.array(camera.distortion)
-    )
+    seen, _ = cv2.projectPoints(ground, rotation, -optical_to_enu.T @ lens, camera.matrix, np.array(camera.distortion))
     v, u = np.meshgrid(np.arange(0, camera.height, 9), np.arange(0, camera.width, 7), indexing="ij")
     np.testing.assert_allclose(seen[:, 0], np.column_stack([u.ravel(), v.ravel()]), atol=1e-6)
 
@@ -80,9 +76,7 @@ def test_rays_meet_the_ground_where_orthorectification_looks() -> None:
     points = _ground_points(TILTED, TRUTH)[[5, 50, 90], [3, 60, 110]] - (TRUTH.x_m, TRUTH.y_m)
     forward, left = ground_points(pixels, TILTED, (TRUTH.roll_rad, TRUTH.pitch_rad), TRUTH.height_agl_m).T
     ch, sh = math.cos(TRUTH.heading_rad), math.sin(TRUTH.heading_rad)
-    np.testing.assert_allclose(
-        points, np.column_stack([forward * ch - left * sh, forward * sh + left * ch]), atol=1e-9
-    )
+    np.testing.assert_allclose(points, np.column_stack([forward * ch - left * sh, forward * sh + left * ch]), atol=1e-9)
 
 
 @pytest.mark.parametrize("heading", [math.pi / 2, 0.0, -2.3])
@@ -198,9 +192,7 @@ def test_written_flight_reads_back(tmp_path: Path) -> None:
         assert step.turn_rad == pytest.approx(frame.step.turn_rad)
     to_grid = pyproj.Transformer.from_crs("EPSG:4326", CRS, always_xy=True)
     for row, frame in zip(rows, frames, strict=True):
-        assert to_grid.transform(*row.truth[::-1]) == pytest.approx(
-            (frame.easting_m, frame.northing_m), abs=1e-3
-        )
+        assert to_grid.transform(*row.truth[::-1]) == pytest.approx((frame.easting_m, frame.northing_m), abs=1e-3)
         assert row.attitude_rad == pytest.approx(frame.attitude_rad)
         assert row.height_agl_m == frame.height_agl_m
         assert np.abs(read_image(row.file).astype(float) - frame.image).mean() < 8  # JPEG of a noisy image

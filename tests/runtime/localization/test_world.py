@@ -53,18 +53,13 @@ def test_strips_make_up_the_picture() -> None:
     bounds = (0.0, 0.0, 600.0, 3500.0)
     strips = list(WORLD.strips(bounds, 5.0, "autumn", 1))
     assert [first for first, _ in strips] == [0, 512]
-    np.testing.assert_array_equal(
-        np.concatenate([s for _, s in strips]), WORLD.render(bounds, 5.0, "autumn", 1)
-    )
+    np.testing.assert_array_equal(np.concatenate([s for _, s in strips]), WORLD.render(bounds, 5.0, "autumn", 1))
 
 
 def test_seed_season_and_date_each_change_the_picture() -> None:
     bounds = (0.0, 0.0, 320.0, 320.0)
     pictures = [
-        World(seed).render(bounds, 5.0, season, date)
-        for seed in (1, 2)
-        for season in SEASONS
-        for date in (0, 1)
+        World(seed).render(bounds, 5.0, season, date) for seed in (1, 2) for season in SEASONS for date in (0, 1)
     ]
     assert len({picture.tobytes() for picture in pictures}) == len(pictures)
     np.testing.assert_array_equal(World(1).render(bounds, 5.0, "summer", 0), pictures[0])
@@ -72,7 +67,8 @@ def test_seed_season_and_date_each_change_the_picture() -> None:
 
 def test_seasons_look_like_themselves(dates: dict[str, Any]) -> None:
     mean = {name: image.reshape(-1, 3).mean(axis=0) for name, image in dates.items()}
-    assert mean["snow"].min() > 1.2 * mean["summer"].max()  # white
+    assert mean["snow"].min() > mean["summer"].max()  # bright, though each date has its own exposure
+    assert np.ptp(mean["snow"]) < 6 < 20 < np.ptp(mean["summer"])  # white
     assert mean["summer"][1] > mean["summer"][0] > mean["summer"][2]  # green
     assert mean["autumn"][0] > mean["autumn"][1]  # brown
 
@@ -123,9 +119,7 @@ def test_geotiff_tells_place_and_date(tmp_path: Path) -> None:
         assert raster.bounds.left == ORIGIN_EASTING_M + 100
         assert raster.res == (5.0, 5.0)
         assert raster.tags()["TIFFTAG_DATETIME"] == WORLD.time_utc("summer", 4)
-        np.testing.assert_array_equal(
-            raster.read().transpose(1, 2, 0), WORLD.render(bounds, 5.0, "summer", 4)
-        )
+        np.testing.assert_array_equal(raster.read().transpose(1, 2, 0), WORLD.render(bounds, 5.0, "summer", 4))
     assert [file.name for file in tmp_path.iterdir()] == ["area.tif"]
 
 
