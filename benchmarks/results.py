@@ -1,0 +1,194 @@
+"""The results of a benchmark: figures with their interval, bar and baseline, as JSON and as a table.
+
+A benchmark collects `Figure` values and calls `write_results`, which replaces the figures it was given,
+keeps every other one of the same file, and writes `<name>.json` and `<name>.md` atomically, so that an
+interrupted run leaves the last whole file behind.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS_DIR = Path(__file__).resolve().parent / "results"
+PACKAGES = ("numpy", "scipy", "opencv-python-headless", "onnxruntime", "rasterio", "pyproj")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure.
+
+    Attributes:
+        id: a name that stays the same for ever, such as ``nd160.converged``.
+        value: the figure; None when it could not be measured (`note` says why).
+        unit: ``%`` for shares (0-100), ``x`` for ratios, else an SI unit; empty for a plain count.
+        n: how many samples it stands on.
+        interval: 95 % bounds, low and high.
+        bar: what was asked for, such as ``>= 99.5``.
+        baseline: the same figure of the method compared with.
+        data: what it was measured on, with the hashes that tell one run from another.
+        note: what a reader must know to read it rightly.
+    """
+
+    id: str
+    value: float | None
+    unit: str = ""
+    n: int | None = None
+    interval: tuple[float, float] | None = None
+    bar: str | None = None
+    baseline: float | None = None
+    data: str = ""
+    note: str = ""
+
+
+def write_results(
+    name: str,
+    figures: Iterable[Figure],
+    *,
+    command: str,
+    seed: int,
+    directory: Path = RESULTS_DIR,
+) -> Path:
+    """Merge `figures` into ``<directory>/<name>.json`` and write the Markdown table beside it.
+
+    Args:
+        name: the benchmark's name and the files' stem.
+        figures: new figures; one with an id that the file already has replaces it in its place.
+        command: the command line that makes them again.
+        seed: the seed of everything random in them.
+
+    Returns:
+        the path of the JSON file.
+    """
+    path = directory / f"{name}.json"
+    known = {figure["id"]: figure for figure in _read_figures(path)}
+    known.update({figure.id: _rounded(figure) for figure in figures})
+    report = {
+        "benchmark": name,
+        "command": command,
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "machine": machine(),
+        "versions": versions(),
+        "seed": seed,
+        "figures": list(known.values()),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path.with_suffix(".md"), markdown(report))
+    return path
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a page: the machine in a line, the figures as a table, the notes under it."""
+    machine_line = ", ".join(f"{value}" for value in report["machine"].values())
+    version_line = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
+    lines = [
+        f"# {report['benchmark']}",
+        "",
+        f"`{report['command']}`, {report['date']}, seed {report['seed']}. {machine_line}. {version_line}.",
+        "",
+        "| id | value | 95 % interval | n | bar | baseline |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for figure in report["figures"]:
+        low_high = figure["interval"]
+        interval = "" if low_high is None else f"{_number(low_high[0])} – {_number(low_high[1])}"
+        known = figure["value"] is not None
+        value = f"{_number(figure['value'])} {figure['unit'] if known else ''}".strip()
+        cells = [f"`{figure['id']}`", value, interval, _number(figure["n"], ""), figure["bar"] or ""]
+        lines.append("| " + " | ".join([*cells, _number(figure["baseline"], "")]) + " |")
+    remarks = [
+        f"- `{figure['id']}`: " + "; ".join(text for text in (figure["note"], figure["data"]) if text)
+        for figure in report["figures"]
+        if figure["note"] or figure["data"]
+    ]
+    return "\n".join([*lines, "", *remarks, ""])
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on: CPU, cores this process may use, memory, system."""
+    return {
+        "cpu": _proc_value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "cores": f"{_usable_cores()} cores",
+        "memory": _memory(),
+        "system": platform.platform(terse=True),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that the figures depend on, as installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def command_line() -> str:
+    """The command that started this process, as a person would type it in the project's root."""
+    script = Path(sys.argv[0]).resolve()
+    root = RESULTS_DIR.parent.parent
+    shown = script.relative_to(root) if script.is_relative_to(root) else Path(script.name)
+    return " ".join(["python", shown.as_posix(), *sys.argv[1:]])
+
+
+def _read_figures(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    figures: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    return figures
+
+
+def _rounded(figure: Figure) -> dict[str, Any]:
+    """The figure as JSON, numbers at four significant digits: more would claim more than was measured."""
+    fields = asdict(figure)
+    for key in ("value", "baseline"):
+        fields[key] = None if fields[key] is None else _significant(fields[key])
+    if figure.interval is not None:
+        fields["interval"] = [_significant(bound) for bound in figure.interval]
+    return fields
+
+
+def _significant(value: float) -> float:
+    return float(f"{float(value):.4g}")
+
+
+def _number(value: float | None, missing: str = "not measured") -> str:
+    return missing if value is None else f"{value:g}"
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory() -> str:
+    kib = _proc_value("/proc/meminfo", "MemTotal")
+    return f"{int(kib.split()[0]) / 2**20:.0f} GiB" if kib else "memory unknown"
+
+
+def _proc_value(path: str, key: str) -> str:
+    """The first value of `key` in a Linux key-value file; empty elsewhere."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")

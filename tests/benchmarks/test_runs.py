@@ -1,0 +1,112 @@
+"""Flying in processes: order, resuming, and both methods on a small ground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+from flights import UPDATES, FlightPlan, Place, Raster, plan_flight
+from scoring import Track
+
+PAIRS = (("2009-01-01", "2015-01-01"), ("2015-01-01", "2009-01-01"))
+
+
+def plans(n: int) -> list[FlightPlan]:
+    area = (0.0, 0.0, 2000.0, 2000.0)
+    return [plan_flight(PAIRS, index=i, footprint_m=160.0, area=area, seed=1) for i in range(n)]
+
+
+class Echo:
+    """A method whose errors are its flight's number; it leaves a mark for each flight that it flew."""
+
+    def __init__(self, marks: Path) -> None:
+        self._marks = marks
+
+    def __call__(self, plan: FlightPlan) -> Track:
+        (self._marks / str(plan.index)).touch()
+        column = np.full(UPDATES, float(plan.index))
+        return Track((plan.map_date, plan.query_date), column, column > 2, column, column, column)
+
+
+def test_tracks_come_in_order_and_finished_batches_are_not_flown_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    monkeypatch.setattr(runs, "CACHE", tmp_path)
+    monkeypatch.setattr(runs, "BATCH", 3)
+    # Threads stand in for the processes, which could not import this file.
+    monkeypatch.setattr(runs, "one_core_pool", _thread_pool)
+    first = runs.fly_all(Echo(marks), plans(3), key="k", processes=2, title="")
+    assert len(list(marks.iterdir())) == 3
+    tracks = runs.fly_all(Echo(marks), plans(6), key="k", processes=2, title="")
+    assert [track.error_m[0] for track in tracks] == [0, 1, 2, 3, 4, 5]
+    assert [track.pair for track in tracks] == [PAIRS[i % 2] for i in range(6)]
+    assert tracks[4].converged.dtype == bool and tracks[4].converged.all()
+    np.testing.assert_array_equal(first[1].error_m, tracks[1].error_m)
+    for mark in marks.iterdir():
+        mark.unlink()
+    runs.fly_all(Echo(marks), plans(6), key="k", processes=2, title="")
+    assert not list(marks.iterdir())
+    runs.fly_all(Echo(marks), plans(3), key="another", processes=2, title="")
+    assert len(list(marks.iterdir())) == 3
+
+
+def test_processes_hold_one_core_each() -> None:
+    with runs.one_core_pool(2) as pool:
+        cores = pool.submit(_cores).result()
+    assert cores in (None, 1)
+
+
+def test_ncc_flies_where_its_likelihood_was_learned_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "CACHE", tmp_path)
+    monkeypatch.setattr(runs, "one_core_pool", _thread_pool)
+    rng = np.random.default_rng(0)
+    ground = np.kron(rng.random((25, 25)), np.ones((8, 8))).astype(np.float32)
+    dates = ("2008-01-01", "2009-01-01", "2014-01-01", "2015-01-01")
+    rasters = {
+        date: Raster((0.8 * ground + 0.2 * rng.random(ground.shape)).astype(np.float32), 0.0, 1000.0, 5.0, sha256=date)
+        for date in dates
+    }
+    place = Place("made", rasters, (("2009-01-01", "2015-01-01"),))
+    plan = plan_flight(place.pairs, index=0, footprint_m=160.0, area=place.common_area, seed=1)
+    likelihoods = runs.calibrations(place, [plan], fold=1, seed=1, processes=1)
+    assert set(likelihoods) == {frozenset(("2009-01-01", "2015-01-01"))}
+    track = runs.Ncc(place, likelihoods, 1)(plan)
+    assert track.declared is not None and np.median(track.error_m[track.since]) < 20
+    assert np.isnan(track.radius95_m).all() and (track.seconds > 0).all()
+
+
+def test_keys_follow_code_and_data(tmp_path: Path) -> None:
+    file = tmp_path / "code.py"
+    file.write_text("a = 1\n")
+    before = runs.code_hash([file])
+    file.write_text("a = 2\n")
+    assert runs.code_hash([file]) != before
+    assert runs.key_of("x", 1) != runs.key_of("x", 2)
+    assert all(path.exists() for path in (*runs.baseline_code(), *runs.product_code()))
+
+
+def _cores() -> int | None:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+class _thread_pool:
+    """Stands where a pool of processes would, in this process."""
+
+    def __init__(self, processes: int, prepare: object = None, *args: object) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._pool = ThreadPoolExecutor(1)
+        if callable(prepare):
+            prepare(*args)
+
+    def __enter__(self) -> object:
+        return self._pool.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
