@@ -129,9 +129,7 @@ def table(title: str, wheels: list[Wheel]) -> str:
 
 def main() -> int:
     """Ask for both targets, newest and lowest, and write the record; 1 when a wheel is missing."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "aarch64.md", metavar="FILE")
     output = parser.parse_args().output
 

@@ -36,9 +36,7 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f"wrote {bundle.root}: {', '.join(sorted(bundle.files))}")
     for precision, errors in parity.items():
         for output, error in errors.items():
-            print(
-                f"{precision}: {output} differs from torch by at most {error:.2g} of {bundle.tolerance:.2g}"
-            )
+            print(f"{precision}: {output} differs from torch by at most {error:.2g} of {bundle.tolerance:.2g}")
     return 0
 
 

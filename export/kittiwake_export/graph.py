@@ -46,8 +46,7 @@ def trace(
     """
     named = {name: torch.export.Dim(name, min=limits.min, max=limits.max) for name, limits in dims.items()}
     dynamic = tuple(
-        {axis: named[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)}
-        for spec in inputs
+        {axis: named[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in inputs
     )
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns on every run of a missing torchvision
     try:

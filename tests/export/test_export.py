@@ -211,9 +211,7 @@ def test_what_would_be_wrong_is_refused_and_not_written(tmp_path: Path, name: st
         ({"dims": {}}, "field `dims`"),
     ],
 )
-def test_a_wrong_field_of_the_checkpoint_is_named(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_a_wrong_field_of_the_checkpoint_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     write(tmp_path / "checkpoint", "Net", **changes)
     with pytest.raises(BundleError, match=message):
         export(tmp_path / "checkpoint", tmp_path / "net")
@@ -227,9 +225,7 @@ def test_a_wrong_field_of_the_checkpoint_is_named(
         ([tensor("y", ["N", 5, "h", "w"])], r"output y has shape \(\d, 4, \d, \d\); expected \(N, 5, h, w\)"),
     ],
 )
-def test_outputs_other_than_promised_are_refused(
-    tmp_path: Path, outputs: list[dict[str, Any]], message: str
-) -> None:
+def test_outputs_other_than_promised_are_refused(tmp_path: Path, outputs: list[dict[str, Any]], message: str) -> None:
     write(tmp_path / "checkpoint", "Net", outputs=outputs)
     with pytest.raises(KittiwakeError, match=message):
         export(tmp_path / "checkpoint", tmp_path / "net")

@@ -33,10 +33,7 @@ def test_markers_are_those_of_the_target(tool: ModuleType) -> None:
     def ask(requirement: str, target: object) -> object:
         return tool.Wheel(requirement, "1", "x.whl", index[requirement])
 
-    names = {
-        target.python: [wheel.name for wheel in tool.resolve(["a>=1"], target, ask)]
-        for target in tool.TARGETS
-    }
+    names = {target.python: [wheel.name for wheel in tool.resolve(["a>=1"], target, ask)] for target in tool.TARGETS}
     assert names == {"3.10": ["a>=1", "b", "c>=2"], "3.12": ["a>=1", "c>=2"]}
 
 

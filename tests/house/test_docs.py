@@ -18,9 +18,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize(
-    ("top", "folder"), [("kittiwake/", "."), ("kittiwake_runtime/", "runtime/kittiwake_runtime")]
-)
+@pytest.mark.parametrize(("top", "folder"), [("kittiwake/", "."), ("kittiwake_runtime/", "runtime/kittiwake_runtime")])
 def test_the_architectures_trees_are_true(top: str, folder: str) -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     (tree,) = re.findall(rf"^```\n{top}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)

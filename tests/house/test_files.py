@@ -41,10 +41,7 @@ def test_no_file_names_a_path_of_a_machine(tracked: list[Path]) -> None:
 
 def test_nothing_is_marked_unfinished(tracked: list[Path]) -> None:
     here = Path(__file__).resolve()
-    assert (
-        lines_that_match(UNFINISHED, [file for file in tracked if file.suffix == ".py" and file != here])
-        == []
-    )
+    assert lines_that_match(UNFINISHED, [file for file in tracked if file.suffix == ".py" and file != here]) == []
 
 
 def test_models_and_the_whole_tree_stay_small(tracked: list[Path]) -> None:

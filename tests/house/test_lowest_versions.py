@@ -62,9 +62,7 @@ def lowest_venv(make_venv: Callable[..., Any]) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BUNDLES)
 def test_the_golden_outputs_come_out(name: str, lowest_venv: Any) -> None:
-    assert (
-        lowest_venv.run("python", "-c", "import numpy; print(numpy.__version__)").strip() == lowest()["numpy"]
-    )
+    assert lowest_venv.run("python", "-c", "import numpy; print(numpy.__version__)").strip() == lowest()["numpy"]
     shares = [line.split() for line in lowest_venv.run("python", "-c", COMPARE, name).splitlines()]
     assert shares
     assert {f"{precision} {output}": share for precision, output, share in shares if float(share) > 1} == {}

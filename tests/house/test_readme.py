@@ -74,8 +74,6 @@ def test_what_a_text_block_starts_is_there(line: str) -> None:
     else:
         named = next((i for i, word in enumerate(words) if not re.fullmatch("[a-z]+", word)), len(words))
         command = [sys.executable, "-m", "kittiwake_runtime", *words[:named]]
-    done = subprocess.run(
-        [*command, "--help"], cwd=ROOT, env=in_this_environment(), capture_output=True, text=True
-    )
+    done = subprocess.run([*command, "--help"], cwd=ROOT, env=in_this_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout

@@ -128,9 +128,7 @@ def test_a_wrong_field_is_named(make_bundle: Make, path: tuple[Any, ...], value:
         Bundle.open(bundle.root)
 
 
-@pytest.mark.parametrize(
-    ("version", "hint"), [(2, "update kittiwake-runtime"), (0, "export the bundle again")]
-)
+@pytest.mark.parametrize(("version", "hint"), [(2, "update kittiwake-runtime"), (0, "export the bundle again")])
 def test_another_format_version_is_refused(make_bundle: Make, version: int, hint: str) -> None:
     bundle = make_bundle()
     rewrite(bundle, lambda m: m.update(format_version=version))

@@ -68,9 +68,7 @@ def test_packages_that_are_missing_old_or_broken_come_with_the_command(
     (tmp_path / "broken_package.py").write_text("raise ImportError('wrong ELF class')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     names = ("absent", "old", "new", "broken")
-    monkeypatch.setattr(
-        doctor, "REQUIREMENTS", tuple(Requirement(f"{name}_package", name, "1.10") for name in names)
-    )
+    monkeypatch.setattr(doctor, "REQUIREMENTS", tuple(Requirement(f"{name}_package", name, "1.10") for name in names))
     found = by_name(examine(tmp_path))
     assert [found[name].status for name in names] == ["problem", "problem", "ok", "problem"]
     assert found["absent"].value == "not installed"

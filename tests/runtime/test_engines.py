@@ -144,13 +144,9 @@ def test_an_unsupported_operator_is_named(make_bundle: Make, network: Callable[.
 
 def test_a_network_of_another_interface_is_refused(make_bundle: Make, network: Callable[..., bytes]) -> None:
     x = {"name": "q", "dtype": "float32", "shape": ["N", 2, "L"], "units": "m", "meaning": "a length"}
-    with pytest.raises(
-        EngineError, match=r"its inputs are {'x': 'float32'}; the manifest says {'q': 'float32'}"
-    ):
+    with pytest.raises(EngineError, match=r"its inputs are {'x': 'float32'}; the manifest says {'q': 'float32'}"):
         open_engine(make_bundle(inputs=[x]))
-    with pytest.raises(
-        EngineError, match=r"its inputs are {'x': 'float64'}; the manifest says {'x': 'float32'}"
-    ):
+    with pytest.raises(EngineError, match=r"its inputs are {'x': 'float64'}; the manifest says {'x': 'float32'}"):
         open_engine(make_bundle(network(dtype=11)))
 
 

@@ -11,9 +11,7 @@ from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.model import DescriptorCNN
 from kittiwake_training.registry import build_model
 
-META = {field: {} for field in FIELDS} | {
-    "model": {"key": "localization.cnn", "config": {"width": 8, "dim": 48}}
-}
+META = {field: {} for field in FIELDS} | {"model": {"key": "localization.cnn", "config": {"width": 8, "dim": 48}}}
 
 
 @pytest.fixture

@@ -12,9 +12,7 @@ from kittiwake_training.localization.train import LocalizationConfig
 def test_settings_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text("seed = 3\n[sampler]\npairs = 64\ngroups = 4\nimagery_step = [0.5, 1]\n")
-    config = load_config(
-        LocalizationConfig, file, ["sampler.pairs=128", "name=mine", "sampler.augmentation.noise=0"]
-    )
+    config = load_config(LocalizationConfig, file, ["sampler.pairs=128", "name=mine", "sampler.augmentation.noise=0"])
     assert (config.seed, config.name, config.sampler.pairs, config.sampler.groups) == (3, "mine", 128, 4)
     assert config.sampler.imagery_step == (0.5, 1.0)
     assert config.sampler.augmentation.noise == 0.0

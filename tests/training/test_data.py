@@ -50,9 +50,7 @@ def test_neighbours_of_one_group_are_no_negatives_unless_they_are_turned(
     assert not pairs.excluded.diagonal().any()
     # A quarter stand on another's spot, turned by more than 30 degrees: these stay wrong answers.
     assert not pairs.excluded[torch.arange(16), torch.arange(48, 64)].any()
-    two = PairSampler(
-        [make_place("one"), make_place("two", seed=1)], replace(config, groups=2), CPU, seed=0
-    ).batch(0)
+    two = PairSampler([make_place("one"), make_place("two", seed=1)], replace(config, groups=2), CPU, seed=0).batch(0)
     assert not two.excluded[:32, 32:].any()
 
 

@@ -41,15 +41,11 @@ def test_season_train_gives_places_of_one_split_each() -> None:
     assert places["ns_lake"].stack.shape == (24, 4, 424, 146)
     assert places["bouconne"].split == "validation"
     assert places["omb_001"].dates == ("0", "1")
-    hashes = {
-        split: {p.sha256 for p in places.values() if p.split == split} for split in ("train", "validation")
-    }
+    hashes = {split: {p.sha256 for p in places.values() if p.split == split} for split in ("train", "validation")}
     assert not hashes["train"] & hashes["validation"]
 
 
-def test_a_place_is_the_same_after_writing_and_reading(
-    tmp_path: Path, make_place: Callable[..., Place]
-) -> None:
+def test_a_place_is_the_same_after_writing_and_reading(tmp_path: Path, make_place: Callable[..., Place]) -> None:
     place = make_place("here")
     place.valid[0, :5] = False
     read = load_place(place.save(tmp_path))

@@ -71,9 +71,7 @@ def save_checkpoint(folder: Path, model: nn.Module, meta: Mapping[str, Any]) -> 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     replace_file(folder / WEIGHTS, save(state))
     whole = {"format": FORMAT, "format_version": FORMAT_VERSION, **meta}
-    replace_file(
-        folder / META, (json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    )
+    replace_file(folder / META, (json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -86,9 +84,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TrainingError(
-            f"{folder} is not a checkpoint: {error}", "make one with: kittiwake train"
-        ) from error
+        raise TrainingError(f"{folder} is not a checkpoint: {error}", "make one with: kittiwake train") from error
     if meta.get("format") != FORMAT or meta.get("format_version") != FORMAT_VERSION:
         raise TrainingError(
             f"{folder / META}: format {meta.get('format')} {meta.get('format_version')}, expected "
@@ -102,9 +98,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise TrainingError(
-            f"{folder / WEIGHTS} doesn't fit model {meta['model']['key']}: {error}"
-        ) from error
+        raise TrainingError(f"{folder / WEIGHTS} doesn't fit model {meta['model']['key']}: {error}") from error
     return Checkpoint(model.eval(), meta)
 
 

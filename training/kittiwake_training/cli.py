@@ -36,13 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    task.add_argument(
-        "--data", type=Path, help="folder of prepared places; without it, the procedural world alone"
-    )
+    task.add_argument("--data", type=Path, help="folder of prepared places; without it, the procedural world alone")
     task.add_argument("-o", "--output", type=Path, metavar="CKPT", help="folder of the checkpoint")
-    task.add_argument(
-        "--prepare", type=Path, metavar="RAW", help="turn raw imagery into places in --data, and stop"
-    )
+    task.add_argument("--prepare", type=Path, metavar="RAW", help="turn raw imagery into places in --data, and stop")
     task.add_argument(
         "--maps",
         type=Path,
@@ -67,9 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="stop training after so long; --resume goes on from there",
     )
     task.add_argument("--resume", action="store_true", help="go on from the state in CKPT, if there is one")
-    task.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes that render the world"
-    )
+    task.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render the world")
     task.add_argument("--json", action="store_true", help="print the metrics for machines")
 
 
@@ -107,12 +101,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for metric in result["metrics"]:
             print(
-                f"{metric['split']:<28} {metric['name']:<22} {metric['value']:>9} {metric['unit']}  "
-                f"(n = {metric['n']})"
+                f"{metric['split']:<28} {metric['name']:<22} {metric['value']:>9} {metric['unit']}  (n = {metric['n']})"
             )
-        state = (
-            "finished" if result["finished"] else f"stopped at step {result['steps']}; go on with --resume"
-        )
+        state = "finished" if result["finished"] else f"stopped at step {result['steps']}; go on with --resume"
         print(f"{arguments.output}: {state}")
     return 0 if result["finished"] else 1
 

@@ -68,9 +68,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple:
         length = None if arguments[-1] is Ellipsis else len(arguments)
         if not isinstance(value, (list, tuple)) or length not in (None, len(value)):
-            raise TrainingError(
-                f"config: {where} is {value!r}, expected {length or 'several'} values in brackets"
-            )
+            raise TrainingError(f"config: {where} is {value!r}, expected {length or 'several'} values in brackets")
         return tuple(_convert(arguments[0], item, where) for item in value)
     if hint is float and type(value) is int:
         return float(value)

@@ -126,9 +126,7 @@ def fit(
         progress = _load_state(folder / STATE, module, optimizer)
     started, saved = time.monotonic(), time.monotonic()
     earlier_s = progress.elapsed_s
-    bar = tqdm(
-        total=config.steps, initial=progress.step, desc="training", unit="step", disable=_quiet(fabric)
-    )
+    bar = tqdm(total=config.steps, initial=progress.step, desc="training", unit="step", disable=_quiet(fabric))
     while progress.step < config.steps:
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(progress.step, config)
@@ -191,9 +189,7 @@ def _learning_rate(step: int, config: TrainerConfig) -> float:
 def _log_line(progress: Progress, scalars: dict[str, Tensor], optimizer: Any) -> dict[str, float]:
     values = {name: float(value.detach()) for name, value in scalars.items()}
     if not math.isfinite(values["loss"]):
-        raise TrainingError(
-            f"the loss is {values['loss']} at step {progress.step}", "lower trainer.learning_rate"
-        )
+        raise TrainingError(f"the loss is {values['loss']} at step {progress.step}", "lower trainer.learning_rate")
     return {
         "step": progress.step,
         "elapsed_s": round(progress.elapsed_s, 2),
@@ -233,9 +229,7 @@ def _load_state(path: Path, module: nn.Module, optimizer: Any) -> Progress:
                 states.setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     except Exception as error:
-        raise TrainingError(
-            f"{path} is not the state of this run: {error}", "train without --resume"
-        ) from error
+        raise TrainingError(f"{path} is not the state of this run: {error}", "train without --resume") from error
     return progress
 
 

@@ -103,9 +103,7 @@ class Engine(ABC):
     def _infer(self, inputs: Arrays) -> Arrays:
         """Compute: the inputs are checked and C-contiguous, every output of the bundle must be returned."""
 
-    def _check(
-        self, side: str, spec: TensorSpec, dtype: np.dtype, array: object, sizes: dict[str, int]
-    ) -> None:
+    def _check(self, side: str, spec: TensorSpec, dtype: np.dtype, array: object, sizes: dict[str, int]) -> None:
         """Check one array, and note the sizes of its dynamic dimensions in ``sizes``."""
         label = f"{self.bundle.name}: {side} {spec.name}"
         if not isinstance(array, np.ndarray):

@@ -214,9 +214,7 @@ class Belief:
         if r1 > r0 and c1 > c0:
             mass[:, r0 - row : r1 - row, c0 - col : c1 - col] = self.mass[:, r0:r1, c0:c1]
         east, north = self.east_m + col * self.cell_m, self.north_m - row * self.cell_m
-        return Belief(
-            mass, east, north, self.cell_m, self.headings.copy(), self.offset.copy(), self.turn_variance
-        )
+        return Belief(mass, east, north, self.cell_m, self.headings.copy(), self.offset.copy(), self.turn_variance)
 
     def turned_window(self, planes: int) -> Belief:
         """The same belief with its window of headings moved by whole planes; those that come in are empty."""
@@ -244,10 +242,7 @@ class Belief:
         row = round((self.north_m - moments.mean[1]) / self.cell_m) - half
         part = self.window(row, col, 2 * half + 1, 2 * half + 1)
         big = (
-            (part.mass[source] / np.float32(headings * cells**2))
-            .repeat(headings, 0)
-            .repeat(cells, 1)
-            .repeat(cells, 2)
+            (part.mass[source] / np.float32(headings * cells**2)).repeat(headings, 0).repeat(cells, 1).repeat(cells, 2)
         )
         step = self.heading_step / headings
         within = (np.arange(headings) - (headings - 1) / 2) * step
@@ -363,9 +358,7 @@ def uniform(rows: int, cols: int, east_m: float, north_m: float, cell_m: float, 
     return Belief(mass, east_m, north_m, cell_m, angles)
 
 
-def gaussian(
-    grid: Belief, mean: Float64, covariance: Float64, heading: tuple[float, float] | None = None
-) -> Float32:
+def gaussian(grid: Belief, mean: Float64, covariance: Float64, heading: tuple[float, float] | None = None) -> Float32:
     """Mass of a Gaussian on a belief's grid, summing to one.
 
     Args:

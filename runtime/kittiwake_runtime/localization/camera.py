@@ -243,9 +243,7 @@ def load_camera(path: str | Path) -> Camera:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FrameError(
-            f"{path}: {error.strerror}", "give a camera.yaml (ROS camera_info and mount)"
-        ) from error
+        raise FrameError(f"{path}: {error.strerror}", "give a camera.yaml (ROS camera_info and mount)") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FrameError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     reader = _Reader(str(path), content)

@@ -119,9 +119,7 @@ def _observed(frames: Iterator[SimulatedFrame]) -> Iterator[Observation]:
         )
 
 
-def _facts(
-    scene: Scene, index: MapIndex, engine: Engine, build_s: float, updates: list[Update]
-) -> dict[str, str]:
+def _facts(scene: Scene, index: MapIndex, engine: Engine, build_s: float, updates: list[Update]) -> dict[str, str]:
     believed = [update for update in updates if update.fix.is_believed]
     first = next((i + 1 for i, update in enumerate(updates) if update.fix.is_believed), None)
     errors = sorted(update.error_m for update in believed)

@@ -41,6 +41,7 @@ class FilterConfig:
         kidnap: chance in a step that the belief has become wrong (a lost odometry, a carried vehicle).
         recover: share of the elsewhere mass that a step spreads evenly over the map.
         evidence_exponent: tempering of a frame that shares no ground with the last; less where they overlap.
+        scale_forget: share of the belief in a scale that each frame spreads evenly over all of them.
         track_std_m: the belief is refined below this position spread,
         area_std_m: and coarsened again above this one.
         track_heading_std_rad: and only while the heading is known this well.
@@ -50,6 +51,7 @@ class FilterConfig:
     kidnap: float = 1e-4
     recover: float = 0.02
     evidence_exponent: float = 1.0
+    scale_forget: float = 0.1
     track_std_m: float = 30.0
     area_std_m: float = 42.0
     track_heading_std_rad: float = 0.12
@@ -135,7 +137,7 @@ class PointMassFilter:
             states = HEADINGS * index.rows * index.cols
             odds = self.elsewhere / max(1 - self.elsewhere, 1e-9) * self._total
             inside = config.recover * odds / states
-            entering = odds / (states * config.off_map / (1 - config.off_map))
+            entering = odds / (states * self._outside(step))
         else:
             self._make_room(step)
         before = self._total
@@ -151,6 +153,14 @@ class PointMassFilter:
         )
         self._total = self.belief.total()
         self._exchange(before, inside, entering)
+        self._refill()
+
+    def _outside(self, step: OdometryStep) -> float:
+        """States outside over states on the map: what the prior says, but never less than a step brings in twice."""
+        config, index = self.config, self.matcher.index
+        length = float(np.hypot(step.forward_m, step.left_m))
+        swept = length / index.cell_m * (1 / index.rows + 1 / index.cols)
+        return max(config.off_map / (1 - config.off_map), 2 * swept)
 
     def _follow(self, step: OdometryStep) -> tuple[int, int]:
         """Whole cells (rows, cols) that keep the window around the vehicle."""
@@ -186,6 +196,12 @@ class PointMassFilter:
         kept = min(self._total / max(before, 1e-300), 1.0)
         self.elsewhere = min(1 - on_map * kept, 1 - 1e-9)
 
+    def _refill(self) -> None:
+        """A belief that has left the map altogether starts again, all of its probability being elsewhere."""
+        if self._total < 1e-30:
+            self.reset()
+            self.elsewhere = 1 - 1e-9
+
     def weigh(self, patches: list[np.ndarray], lever: tuple[float, float], exponent: float) -> float:
         """Update with a frame.
 
@@ -199,6 +215,9 @@ class PointMassFilter:
         """
         if len(patches) != len(self.scale_shares):
             self.scale_shares = np.full(len(patches), 1 / len(patches))
+        # The ground rises and falls, and frames seen while several places fit may have favoured a wrong scale.
+        forget = self.config.scale_forget
+        self.scale_shares = (1 - forget) * self.scale_shares + forget / len(patches)
         headings = self.belief.headings
         tracking = self.is_tracking
         asked = headings[significant_planes(self.belief)] if tracking else headings
@@ -227,10 +246,7 @@ class PointMassFilter:
         moments, config = self.belief.moments(), self.config
         narrow = moments.heading_std_rad < config.track_heading_std_rad
         if self.is_tracking:
-            if (
-                moments.std_m > config.area_std_m
-                or not moments.heading_std_rad < 2 * config.track_heading_std_rad
-            ):
+            if moments.std_m > config.area_std_m or not moments.heading_std_rad < 2 * config.track_heading_std_rad:
                 self._coarsen(moments)
             else:
                 self._center_headings(moments)
@@ -279,6 +295,7 @@ class PointMassFilter:
         share = min(kept / max(self._total, 1e-300), 1.0)
         self.belief, self._total = belief, kept
         self.elsewhere = min(1 - (1 - self.elsewhere) * share, 1 - 1e-9)
+        self._refill()
 
 
 def _span(profile: Float64, left_out: float = 5e-7) -> tuple[int, int]:

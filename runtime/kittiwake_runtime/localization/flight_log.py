@@ -169,9 +169,7 @@ def pose_at(frames: Sequence[Pose], time_s: float) -> Pose:
     times = [frame.time_s for frame in frames]
     if not times or not times[0] <= time_s <= times[-1]:
         span = f"{times[0]} to {times[-1]} s" if times else "no frames"
-        raise FrameError(
-            f"no pose at {time_s} s: the log holds {span}", "compare the clocks of camera and log"
-        )
+        raise FrameError(f"no pose at {time_s} s: the log holds {span}", "compare the clocks of camera and log")
     last = max(1, min(int(np.searchsorted(times, time_s)), len(times) - 1))
     a, b = frames[max(last - 1, 0)], frames[min(last, len(times) - 1)]
     share = 0.0 if b.time_s == a.time_s else (time_s - a.time_s) / (b.time_s - a.time_s)
@@ -248,9 +246,7 @@ def odometry_steps(
             sigma = 0.25 * jump
             note = f"odometry jumped by {jump:.0f} m: taken as a reset, the previous velocity carried on"
         steps.append(
-            OdometryStep(
-                float(forward), float(left), float(turn[i]), float(sigma), sigma_turn_rad, float(dt[i]), note
-            )
+            OdometryStep(float(forward), float(left), float(turn[i]), float(sigma), sigma_turn_rad, float(dt[i]), note)
         )
     return steps
 
@@ -269,9 +265,7 @@ def _resets(local: Floats, body: Floats, dt: Floats, max_speed_m_s: float) -> ND
         around = [j for j in (i - 2, i - 1, i + 1, i + 2) if 0 <= j < len(dt) and not too_fast[j]]
         if too_fast[i] or not around:
             continue
-        apart = min(
-            float(np.linalg.norm(step[i] - step[j] / dt[j] * dt[i])) for step in (local, body) for j in around
-        )
+        apart = min(float(np.linalg.norm(step[i] - step[j] / dt[j] * dt[i])) for step in (local, body) for j in around)
         usual = float(np.median(speed[around])) * dt[i]
         longer = (speed[i] - speed[around].max()) * dt[i]
         resets[i] = apart > 1.5 * usual + 10.0 or longer > 0.5 * usual + 20.0
@@ -300,9 +294,7 @@ def _to_row(frame: Frame, folder: Path) -> dict[str, Any]:
     if frame.truth is not None:
         values |= dict(zip(_TRUTH, frame.truth, strict=True))
     return row | {
-        key: "" if math.isnan(value) else repr(float(value))
-        for key, value in values.items()
-        if value is not None
+        key: "" if math.isnan(value) else repr(float(value)) for key, value in values.items() if value is not None
     }
 
 

@@ -107,9 +107,7 @@ class Grid:
         try:
             parsed = CRS.from_user_input(crs).to_2d()
         except CRSError as error:
-            raise MapError(
-                f"can't read the CRS {str(crs)[:60]!r}: {error}", "give WKT or EPSG:nnnn"
-            ) from error
+            raise MapError(f"can't read the CRS {str(crs)[:60]!r}: {error}", "give WKT or EPSG:nnnn") from error
         axes = parsed.axis_info[:2]
         if not parsed.is_projected:
             raise MapError(f"the CRS {parsed.name!r} is not projected", hint)
@@ -149,9 +147,7 @@ class Grid:
 
     def heading_rad(self, yaw_deg: ArrayLike, easting_m: ArrayLike, northing_m: ArrayLike) -> Floats:
         """Yaw (clockwise from true north) to heading in (-pi, pi] (counter-clockwise from grid east)."""
-        grid_bearing = np.radians(np.asarray(yaw_deg, dtype=np.float64)) - self.convergence_rad(
-            easting_m, northing_m
-        )
+        grid_bearing = np.radians(np.asarray(yaw_deg, dtype=np.float64)) - self.convergence_rad(easting_m, northing_m)
         return wrap_angle(np.pi / 2.0 - grid_bearing)
 
     def _factors(self, easting_m: ArrayLike, northing_m: ArrayLike) -> Any:

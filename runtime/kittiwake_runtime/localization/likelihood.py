@@ -129,9 +129,7 @@ def _increasing(log_ratio: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(np.maximum.accumulate(log_ratio), np.float64)
 
 
-def _fair(
-    lo: float, hi: float, log_ratio: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]
-) -> Likelihood:
+def _fair(lo: float, hi: float, log_ratio: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]) -> Likelihood:
     """Shift a log-ratio so that wrong places average to exactly 1, as "elsewhere" assumes."""
     centres = lo + (np.arange(len(negative)) + 0.5) * (hi - lo) / len(negative)
     at_bins = np.interp(centres, np.linspace(lo, hi, LEVELS), log_ratio)

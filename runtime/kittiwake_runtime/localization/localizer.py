@@ -72,9 +72,7 @@ class Localizer:
         BundleError: the bundle has no calibration, or `config.likelihood` names no estimate.
     """
 
-    def __init__(
-        self, index: MapIndex, model: Engine | Bundle, config: LocalizerConfig | None = None
-    ) -> None:
+    def __init__(self, index: MapIndex, model: Engine | Bundle, config: LocalizerConfig | None = None) -> None:
         from .map_build import check_bundle
 
         self.config = config or LocalizerConfig()
@@ -186,9 +184,7 @@ class Localizer:
     def _predict(self, step: OdometryStep) -> None:
         values = (step.forward_m, step.left_m, step.turn_rad, step.sigma_m, step.sigma_turn_rad)
         if not all(math.isfinite(value) for value in values):
-            raise FrameError(
-                f"the odometry step is not finite: {step}", "leave the step out, or mend its source"
-            )
+            raise FrameError(f"the odometry step is not finite: {step}", "leave the step out, or mend its source")
         self.filter.predict(step)
         moved = complex(step.forward_m, step.left_m)
         self._since_match_m += abs(moved)

@@ -99,7 +99,10 @@ def _fly(
     observations = _observations(localizer, camera, frames, args)
     updates = []
     for update in tqdm(
-        fly(localizer, camera, observations, canvas), total=len(frames), unit="frame", disable=None if not args.json else True
+        fly(localizer, camera, observations, canvas),
+        total=len(frames),
+        unit="frame",
+        disable=None if not args.json else True,
     ):
         updates.append(update)
         if not args.json:
@@ -184,9 +187,7 @@ class _ImageOdometer:
         step = found or self._carried(dt, problem)
         self.last = step
         scale = likely_scale(self.localizer)
-        return replace(
-            step, forward_m=step.forward_m * scale, left_m=step.left_m * scale, sigma_m=step.sigma_m * scale
-        )
+        return replace(step, forward_m=step.forward_m * scale, left_m=step.left_m * scale, sigma_m=step.sigma_m * scale)
 
     def _carried(self, dt_s: float, problem: str) -> OdometryStep:
         if self.last is None:

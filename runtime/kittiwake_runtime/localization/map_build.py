@@ -182,9 +182,7 @@ def _describe_map(rasters: MapSource, footprint_m: float, model: Bundle) -> MapM
         )
     spacing_m, gsd_m = cell_m(footprint_m), sample_m(footprint_m)
     if not TRAINED_GSD_M[0] <= gsd_m <= TRAINED_GSD_M[1]:
-        _warn(
-            f"a footprint of {footprint_m:g} m means {gsd_m:.2f} m a sample; models are trained at 1 to 10 m"
-        )
+        _warn(f"a footprint of {footprint_m:g} m means {gsd_m:.2f} m a sample; models are trained at 1 to 10 m")
     if rasters.gsd_m > 1.5 * gsd_m:
         _warn(
             f"the map has {rasters.gsd_m:.1f} m a pixel, coarser than the {gsd_m:.1f} m that a footprint of "
@@ -250,9 +248,7 @@ def _write_all(job: Job, writer: MapWriter, executor: Executor | None, at_once: 
 def _coarser_tile(writer: MapWriter, number: int, row: int, col: int) -> tuple[bytes, bytes]:
     """A tile of a level, from the four below it."""
     finer = writer.meta.levels[number - 1]
-    height, width = (
-        min(2 * TILE_PX, n) for n in (finer.height - 2 * row * TILE_PX, finer.width - 2 * col * TILE_PX)
-    )
+    height, width = (min(2 * TILE_PX, n) for n in (finer.height - 2 * row * TILE_PX, finer.width - 2 * col * TILE_PX))
     rgb, mask = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.bool_)
     for i in range(-(-height // TILE_PX)):
         for j in range(-(-width // TILE_PX)):
@@ -264,8 +260,7 @@ def _coarser_tile(writer: MapWriter, number: int, row: int, col: int) -> tuple[b
 def _tiles(rows: int, cols: int, largest: int) -> Iterator[tuple[int, int, int, int]]:
     """Windows (r0, r1, c0, c1) of nearly equal size that cover all cells."""
     row_cuts, col_cuts = (
-        [round(n * count / -(-count // largest)) for n in range(-(-count // largest) + 1)]
-        for count in (rows, cols)
+        [round(n * count / -(-count // largest)) for n in range(-(-count // largest) + 1)] for count in (rows, cols)
     )
     for r0, r1 in pairwise(row_cuts):
         for c0, c1 in pairwise(col_cuts):
@@ -322,9 +317,7 @@ def _dask_client(scheduler: str) -> Any:
     try:
         return Client(scheduler, timeout=20)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TypeError) as error:
-        raise MapError(
-            f"no Dask scheduler answers at {scheduler}: {error}", "give tcp://HOST:8786"
-        ) from error
+        raise MapError(f"no Dask scheduler answers at {scheduler}: {error}", "give tcp://HOST:8786") from error
 
 
 def _absolute(path: str | Path) -> str:

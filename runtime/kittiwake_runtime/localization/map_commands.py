@@ -53,9 +53,7 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     build.add_argument("-o", "--output", required=True, help="the .kwmap file to write")
     build.add_argument("--footprint", type=float, default=160.0, metavar="M",
                        help="diameter of the ground that a descriptor sees (default: 160)")  # fmt: skip
-    build.add_argument(
-        "--bundle", help="a model's folder or name (default: the trained one that is installed)"
-    )
+    build.add_argument("--bundle", help="a model's folder or name (default: the trained one that is installed)")
     build.add_argument("--crs", help="CRS of rasters that have none, such as EPSG:32633")
     build.add_argument("--grid", help="projected metric CRS of the index (default: the map's own, or UTM)")
     build.add_argument("--date", help="day of the imagery, YYYY-MM-DD")
@@ -207,13 +205,10 @@ def _heights(footprint_m: float, camera: str | None) -> list[dict[str, Any]]:
         cameras = {camera: load_camera(camera)}
     else:
         cameras = {
-            f"{width}×{height}, {fov:g}° across": Camera.from_fov(width, height, fov)
-            for fov in _TYPICAL_FOVS_DEG
+            f"{width}×{height}, {fov:g}° across": Camera.from_fov(width, height, fov) for fov in _TYPICAL_FOVS_DEG
         }
     heights = ((name, usable_heights_m(one, footprint_m)) for name, one in cameras.items())
-    return [
-        {"camera": name, "lowest": round(low, 1), "highest": round(high, 1)} for name, (low, high) in heights
-    ]
+    return [{"camera": name, "lowest": round(low, 1), "highest": round(high, 1)} for name, (low, high) in heights]
 
 
 def _describe(facts: dict[str, Any]) -> str:

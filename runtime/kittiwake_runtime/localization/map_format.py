@@ -264,9 +264,7 @@ def encode_tile(rgb: Rgb, mask: Mask) -> tuple[bytes, bytes]:
     return jpeg, cv2.imencode(".png", mask.astype(np.uint8) * 255, bilevel)[1].tobytes()
 
 
-def decode_tile(
-    jpeg: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], shape: tuple[int, int]
-) -> tuple[Rgb, Mask]:
+def decode_tile(jpeg: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], shape: tuple[int, int]) -> tuple[Rgb, Mask]:
     """(H, W, 3) RGB and (H, W) mask of a tile of a known shape.
 
     Raises:

@@ -62,9 +62,7 @@ class MapIndex:
         bounds_m: west, south, east, north of all cells, grid metres.
     """
 
-    def __init__(
-        self, path: Path, meta: MapMeta, sections: dict[str, Section], header: dict[str, Any]
-    ) -> None:
+    def __init__(self, path: Path, meta: MapMeta, sections: dict[str, Section], header: dict[str, Any]) -> None:
         self.path, self.meta, self.header = path, meta, header
         self.grid, self.crs_wkt = Grid(meta.crs), meta.crs
         self.cell_m, self.gsd_m, self.footprint_m = meta.cell_m, meta.cell_m / 2, meta.footprint_m
@@ -154,9 +152,7 @@ class MapIndex:
         width, height = round((east - west) / gsd_m), round((north - south) / gsd_m)
         if width < 1 or height < 1:
             raise MapError(f"a window of {width} × {height} pixels is empty", "give west, south, east, north")
-        number = max(
-            (n for n, level in enumerate(self.meta.levels) if level.gsd_m <= gsd_m * 1.001), default=0
-        )
+        number = max((n for n, level in enumerate(self.meta.levels) if level.gsd_m <= gsd_m * 1.001), default=0)
         level = self.meta.levels[number]
         ratio = gsd_m / level.gsd_m
         # Pixel (0, 0) of the answer, in pixels of the level; two more on each side for the interpolation.

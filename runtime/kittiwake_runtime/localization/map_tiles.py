@@ -72,9 +72,7 @@ def describe_cells(job: Job, r0: int, r1: int, c0: int, c1: int) -> tuple[Int8, 
     inside = dense[:, _MARGIN_CELLS : _MARGIN_CELLS + r1 - r0, _MARGIN_CELLS : _MARGIN_CELLS + c1 - c0]
     values = np.moveaxis(inside, 0, -1)
     if not np.isfinite(values[valid]).all():
-        raise MapError(
-            f"the model {meta.bundle_name} gives NaN on this map", "check it: kittiwake bundle verify"
-        )
+        raise MapError(f"the model {meta.bundle_name} gives NaN on this map", "check it: kittiwake bundle verify")
     return np.where(valid[..., None], quantize(values), np.int8(0)), valid
 
 

@@ -106,9 +106,7 @@ class Matcher:
             gained = np.sum(parallel(block, starts), axis=0)
         return np.asarray(1 + gained / max(before, 1e-300))
 
-    def _ratios(
-        self, query: tuple[Float32, float], r0: int, r1: int, c0: int, c1: int, table: Float32
-    ) -> Float32:
+    def _ratios(self, query: tuple[Float32, float], r0: int, r1: int, c0: int, c1: int, table: Float32) -> Float32:
         """``(K, rows, cols) float32`` likelihood ratios of a block of cells."""
         ratios = cv2.LUT(self._levels(query, r0, r1, c0, c1), table[None])
         ratios = ratios.reshape(-1, r1 - r0, c1 - c0)
@@ -116,9 +114,7 @@ class Matcher:
             ratios[:, ~self.valid[r0:r1, c0:c1]] = 1
         return np.asarray(ratios, np.float32)
 
-    def _levels(
-        self, query: tuple[Float32, float], r0: int, r1: int, c0: int, c1: int
-    ) -> npt.NDArray[np.uint8]:
+    def _levels(self, query: tuple[Float32, float], r0: int, r1: int, c0: int, c1: int) -> npt.NDArray[np.uint8]:
         """``(K, cells) uint8`` steps of the likelihood's table."""
         vectors, bias = query
         per_z = np.float32(self.likelihood.steps_per_z)
@@ -160,13 +156,9 @@ class Matcher:
         _, rows, cols = belief.mass.shape
         reach = float(np.abs(belief.offset + lever).max()) + 2 * cell
         c0 = max(int((belief.east_m - reach - self.index.e0) / cell), 0)
-        c1 = min(
-            int((belief.east_m + cols * belief.cell_m + reach - self.index.e0) / cell) + 1, self.index.cols
-        )
+        c1 = min(int((belief.east_m + cols * belief.cell_m + reach - self.index.e0) / cell) + 1, self.index.cols)
         r0 = max(int((self.index.n0 - belief.north_m - reach) / cell), 0)
-        r1 = min(
-            int((self.index.n0 - belief.north_m + rows * belief.cell_m + reach) / cell) + 1, self.index.rows
-        )
+        r1 = min(int((self.index.n0 - belief.north_m + rows * belief.cell_m + reach) / cell) + 1, self.index.rows)
         if r1 <= r0 or c1 <= c0:
             return [np.ones((rows, cols), np.float32)] * len(kept)
         levels = self._levels(query, r0, r1, c0, c1).reshape(-1, r1 - r0, c1 - c0)

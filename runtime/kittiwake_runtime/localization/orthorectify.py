@@ -191,9 +191,7 @@ class _View:
     def sample_m(self, forward_m: float, left_m: float) -> float:
         """Side of the square on the ground that a pixel covers about a point."""
         step = 1e-3 * self.height_m
-        corner, ahead, aside = self.pixels(
-            forward_m + np.array([0.0, step, 0.0]), left_m + np.array([0.0, 0.0, step])
-        )
+        corner, ahead, aside = self.pixels(forward_m + np.array([0.0, step, 0.0]), left_m + np.array([0.0, 0.0, step]))
         area = abs(float(np.linalg.det(np.stack([ahead - corner, aside - corner]))))
         return step / math.sqrt(area) if area > 0.0 else math.inf
 
@@ -232,9 +230,7 @@ def shrunk_gray(camera: Camera, image: NDArray[Any], factor: float) -> tuple[Cam
     elif image.dtype.kind == "f":
         scale = 1.0
     else:
-        raise FrameError(
-            f"an image of {image.dtype} is not usable", "give uint8, uint16 or floating in [0, 1]"
-        )
+        raise FrameError(f"an image of {image.dtype} is not usable", "give uint8, uint16 or floating in [0, 1]")
     plain = np.ascontiguousarray(image, dtype=np.float32 if scale == 1.0 else image.dtype)
     gray = cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY) if plain.ndim == 3 else plain
     width, height = round(camera.width / factor), round(camera.height / factor)

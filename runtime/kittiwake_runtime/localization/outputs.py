@@ -111,9 +111,7 @@ class Fix:
             northing_m=self.northing_m + north,
             heading_rad=self.heading_rad + step.turn_rad,
             covariance=grown,
-            position_std_m=math.hypot(
-                self.position_std_m, math.sqrt(2) * step.sigma_m, float(np.hypot(*across[:, 0]))
-            ),
+            position_std_m=math.hypot(self.position_std_m, math.sqrt(2) * step.sigma_m, float(np.hypot(*across[:, 0]))),
             heading_std_rad=math.hypot(self.heading_std_rad, step.sigma_turn_rad),
             source="propagated",
             age_s=self.age_s + step.dt_s,

@@ -77,9 +77,7 @@ def track_picture(canvas: Canvas, fixes: Sequence[Fix], truth: Sequence[GridPoin
 def scale_bar(image: Rgb, m_per_px: float) -> Rgb:
     """Draw a bar of a round length into the lower left corner, and return the picture."""
     target = image.shape[1] * m_per_px / 5
-    length = max(
-        n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000) if n <= max(target, 1)
-    )
+    length = max(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000) if n <= max(target, 1))
     label = f"{length // 1000} km" if length >= 1000 else f"{length} m"
     y, x = image.shape[0] - 18, 16
     end = x + round(length / m_per_px)
@@ -107,9 +105,7 @@ def belief_map(filter_: PointMassFilter, canvas: Canvas) -> Float32:
     return result * np.float32(1 - filter_.elsewhere)
 
 
-def belief_picture(
-    canvas: Canvas, belief: Float32, truth: GridPoint | None = None, size_px: int = 300
-) -> Rgb:
+def belief_picture(canvas: Canvas, belief: Float32, truth: GridPoint | None = None, size_px: int = 300) -> Rgb:
     """The belief as heat over a darkened map, on a logarithmic scale of five decades; the truth as a ring."""
     scale = size_px / max(belief.shape)
     size = (max(1, round(belief.shape[1] * scale)), max(1, round(belief.shape[0] * scale)))
@@ -117,9 +113,7 @@ def belief_picture(
     mass = cv2.dilate(belief, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11)))
     mass = cv2.resize(mass, size, interpolation=cv2.INTER_LINEAR)
     level = np.clip(1 + np.log10(np.maximum(mass / max(float(mass.max()), 1e-30), 1e-6)) / 5, 0, 1)
-    heat = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1].astype(
-        np.float32
-    )
+    heat = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1].astype(np.float32)
     weight = (0.85 * np.minimum(level * 1.5, 1))[..., None]
     image = np.ascontiguousarray((ground * (1 - weight) + heat * weight).astype(np.uint8))
     if truth is not None:

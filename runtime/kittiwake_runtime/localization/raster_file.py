@@ -135,9 +135,7 @@ class RasterFile:
             epsg = parsed.to_epsg(min_confidence=100)
             return (parsed if epsg is None else CRS.from_epsg(epsg).to_2d()).to_wkt()
         except CRSError as error:
-            raise MapError(
-                f"the CRS of {self.path} can't be read: {error}", "give WKT or EPSG:nnnn"
-            ) from error
+            raise MapError(f"the CRS of {self.path} can't be read: {error}", "give WKT or EPSG:nnnn") from error
 
     def _find_bands(self) -> tuple[int, ...]:
         from rasterio.enums import ColorInterp
@@ -148,9 +146,7 @@ class RasterFile:
             raise MapError(f"{self.path} has complex values", "compute amplitudes first")
         kinds = self._file.colorinterp
         if kinds[0] == ColorInterp.palette:
-            raise MapError(
-                f"{self.path} has colours by palette", "expand them: gdal_translate -expand rgb IN OUT"
-            )
+            raise MapError(f"{self.path} has colours by palette", "expand them: gdal_translate -expand rgb IN OUT")
         named = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
         if all(kind in kinds for kind in named):
             return tuple(kinds.index(kind) + 1 for kind in named)
@@ -186,9 +182,7 @@ class RasterFile:
         values, seen = self._read_file((0, 0, self._file.height, self._file.width), shape, average=False)
         return values[seen > 0.5].ravel()
 
-    def read(
-        self, grid: Grid, lattice: Lattice, window: Window, stretch: tuple[float, float]
-    ) -> Samples | None:
+    def read(self, grid: Grid, lattice: Lattice, window: Window, stretch: tuple[float, float]) -> Samples | None:
         """A window (row, col, height, width) of a lattice on a grid; None if it lies outside of the file.
 
         Args:
@@ -212,9 +206,7 @@ class RasterFile:
         values, weight = self._read_file(box, (bottom - top, right - left), average=True)
         low, high = (0.0, 255.0) if self.eight_bit else stretch
         values = np.clip((values - low) / (high - low), 0.0, 1.0)
-        x, y = (
-            (np.where(seen, v, -9.0) - first).astype(np.float32) for v, first in ((cols, left), (rows, top))
-        )
+        x, y = ((np.where(seen, v, -9.0) - first).astype(np.float32) for v, first in ((cols, left), (rows, top)))
         total = cv2.remap(weight, x, y, cv2.INTER_LINEAR)
         colour = cv2.remap(values * weight[..., None], x, y, cv2.INTER_LINEAR).reshape(*total.shape, -1)
         mask = total >= 0.5
@@ -236,9 +228,7 @@ class RasterFile:
         window = FileWindow(col, row, width, height)
         how = Resampling.average if average and shape != (height, width) else Resampling.nearest
         try:
-            raw = self._file.read(
-                self._bands, window=window, out_shape=(len(self._bands), *shape), resampling=how
-            )
+            raw = self._file.read(self._bands, window=window, out_shape=(len(self._bands), *shape), resampling=how)
             seen = self._file.dataset_mask(window=window, out_shape=shape, resampling=how)
         except (RasterioError, OSError) as error:
             raise MapError(

@@ -54,9 +54,7 @@ def five_moments(updates: Sequence[Update]) -> list[int]:
     return sorted(chosen)
 
 
-def write_report(
-    folder: Path, canvas: Canvas, updates: Sequence[Update], *, title: str, facts: dict[str, str]
-) -> Path:
+def write_report(folder: Path, canvas: Canvas, updates: Sequence[Update], *, title: str, facts: dict[str, str]) -> Path:
     """Write ``report.html``, ``track.png`` and ``belief.png`` into a folder.
 
     Args:
@@ -175,9 +173,7 @@ def error_chart(updates: Sequence[Update]) -> str:
         grid += f'<line x1="{left}" x2="{width}" y1="{level:.1f}" y2="{level:.1f}" stroke="#dde"/>'
         grid += f'<text x="{left - 8}" y="{level + 4:.1f}" text-anchor="end">{10**k} m</text>'
     ticks = range(0, len(updates), max(1, round(len(updates) / 10)))
-    grid += "".join(
-        f'<text x="{x(i):.1f}" y="{height - 12}" text-anchor="middle">{i + 1}</text>' for i in ticks
-    )
+    grid += "".join(f'<text x="{x(i):.1f}" y="{height - 12}" text-anchor="middle">{i + 1}</text>' for i in ticks)
     shade = "".join(
         f'<rect x="{x(i) - (width - left - 10) / len(updates) / 2:.1f}" y="10" height="{height - bottom - 10}" '
         f'width="{(width - left - 10) / len(updates) + 0.5:.1f}" fill="#e8f6fd"/>'

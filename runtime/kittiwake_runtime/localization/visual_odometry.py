@@ -86,9 +86,7 @@ class VisualOdometer:
         """
         earlier, earlier_s, problem = self._features, self._time_s, "no image"
         if earlier_s is not None and not time_s > earlier_s:
-            raise FrameError(
-                f"time {time_s} does not come after {earlier_s}", "give images in order of capture"
-            )
+            raise FrameError(f"time {time_s} does not come after {earlier_s}", "give images in order of capture")
         self._features, self._time_s = None, time_s
         found = None
         try:
@@ -111,9 +109,7 @@ class VisualOdometer:
         share = dt_s / self._last.dt_s
         forward, left = self._last.forward_m * share, self._last.left_m * share
         sigma = max(0.5 * math.hypot(forward, left), self._last.sigma_m)
-        return OdometryStep(
-            forward, left, 0.0, sigma, CARRIED_TURN_RAD, dt_s, f"motion carried on: {problem}"
-        )
+        return OdometryStep(forward, left, 0.0, sigma, CARRIED_TURN_RAD, dt_s, f"motion carried on: {problem}")
 
 
 def ground_features(
@@ -218,15 +214,11 @@ def _ransac(a: Floats, b: Floats, tolerance_m: float) -> NDArray[np.bool_]:
     """(N,) which matches agree with the motion that most agree with; motions from random pairs of matches."""
     if len(a) < 2:
         return np.zeros(len(a), dtype=bool)
-    picks = np.random.default_rng(0).integers(
-        0, len(a), (_TRIALS, 2)
-    )  # seeded: the same images, the same step
+    picks = np.random.default_rng(0).integers(0, len(a), (_TRIALS, 2))  # seeded: the same images, the same step
     za, zb = a @ (1.0, 1j), b @ (1.0, 1j)
     along_a, along_b = za[picks[:, 1]] - za[picks[:, 0]], zb[picks[:, 1]] - zb[picks[:, 0]]
     # Points close together give no direction, and a rigid motion keeps distances.
-    rigid = (np.abs(along_b) > 5.0 * tolerance_m) & (
-        np.abs(np.abs(along_a) - np.abs(along_b)) < 2.0 * tolerance_m
-    )
+    rigid = (np.abs(along_b) > 5.0 * tolerance_m) & (np.abs(np.abs(along_a) - np.abs(along_b)) < 2.0 * tolerance_m)
     along_a, along_b, first = along_a[rigid], along_b[rigid], picks[rigid, 0]
     if not len(first):
         return np.zeros(len(a), dtype=bool)

@@ -25,9 +25,7 @@ def _turn(axis: int, angle_rad: float) -> Floats:
     return np.asarray(cv2.Rodrigues(np.eye(3)[axis] * angle_rad)[0])
 
 
-def world_to_optical(
-    camera: Camera, ned_m: Floats, attitude_rad: tuple[float, float, float]
-) -> tuple[Floats, Floats]:
+def world_to_optical(camera: Camera, ned_m: Floats, attitude_rad: tuple[float, float, float]) -> tuple[Floats, Floats]:
     """Rotation (3, 3) and translation (3,) from NED to the optical frame, built axis by axis."""
     roll, pitch, yaw = attitude_rad
     body = _turn(2, yaw) @ _turn(1, pitch) @ _turn(0, roll)
@@ -46,9 +44,7 @@ class Ground:
     texture: NDArray[np.uint8]
     gsd_m: float
 
-    def photograph(
-        self, camera: Camera, ned_m: Floats, attitude_rad: tuple[float, float, float]
-    ) -> NDArray[np.uint8]:
+    def photograph(self, camera: Camera, ned_m: Floats, attitude_rad: tuple[float, float, float]) -> NDArray[np.uint8]:
         """(H, W) what a camera without distortion sees; black off the texture."""
         turn, shift = world_to_optical(camera, ned_m, attitude_rad)
         middle = (self.texture.shape[0] - 1) / 2.0 * self.gsd_m
@@ -63,9 +59,7 @@ class Ground:
         blurred = cv2.blur(self.texture.astype(np.float32) / 255.0, (side, side))
         middle = (self.texture.shape[0] - 1) / 2.0
         column, row = middle + east_m / self.gsd_m, middle - north_m / self.gsd_m
-        return np.asarray(
-            cv2.remap(blurred, column.astype(np.float32), row.astype(np.float32), cv2.INTER_LINEAR)
-        )
+        return np.asarray(cv2.remap(blurred, column.astype(np.float32), row.astype(np.float32), cv2.INTER_LINEAR))
 
 
 @pytest.fixture(scope="session")
@@ -137,9 +131,7 @@ def make_box_bundle(box_kernels: NDArray[np.float32]) -> Callable[[Path, str], B
 
 
 @pytest.fixture(scope="session")
-def box_bundle(
-    tmp_path_factory: pytest.TempPathFactory, make_box_bundle: Callable[[Path, str], Bundle]
-) -> Bundle:
+def box_bundle(tmp_path_factory: pytest.TempPathFactory, make_box_bundle: Callable[[Path, str], Bundle]) -> Bundle:
     """A bundle of the task ``localization.descriptor``, of 8 dimensions."""
     return make_box_bundle(tmp_path_factory.mktemp("models"), "box")
 

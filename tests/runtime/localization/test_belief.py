@@ -33,12 +33,8 @@ def test_kernel_has_the_noise_s_moments(along: float, across: float, direction: 
     assert kernel.sum() == pytest.approx(1, abs=1e-5)
     assert kernel.min() >= -1e-6
     tolerance = 2e-4 * max(1, (along**2 + across**2) * 3)
-    assert (kernel * x * x).sum() == pytest.approx(
-        along**2 + (across * np.sin(direction)) ** 2, abs=tolerance
-    )
-    assert (kernel * y * y).sum() == pytest.approx(
-        along**2 + (across * np.cos(direction)) ** 2, abs=tolerance
-    )
+    assert (kernel * x * x).sum() == pytest.approx(along**2 + (across * np.sin(direction)) ** 2, abs=tolerance)
+    assert (kernel * y * y).sum() == pytest.approx(along**2 + (across * np.cos(direction)) ** 2, abs=tolerance)
     exact = -(across**2) * np.sin(direction) * np.cos(direction)
     if abs(exact) <= min((kernel * x * x).sum(), (kernel * y * y).sum()):
         assert (kernel * x * y).sum() == pytest.approx(exact, abs=tolerance)
@@ -70,9 +66,7 @@ def test_twenty_blank_frames_spread_the_belief_as_the_odometry_noise_does() -> N
         noise = rng.normal(0, sigma_m, (2, particles))
         position += (step_m + noise[0] + 1j * noise[1]) * np.exp(1j * heading)
         heading += rng.normal(0, sigma_turn, particles)
-    belief = Belief(
-        np.zeros((32, 200, 260), np.float32), -200.0, 1000.0, CELL, np.deg2rad(np.arange(-16, 16) * 2.5)
-    )
+    belief = Belief(np.zeros((32, 200, 260), np.float32), -200.0, 1000.0, CELL, np.deg2rad(np.arange(-16, 16) * 2.5))
     belief.mass[16, 100, 20] = 1
     for _ in range(steps):
         belief.move(step_m, 0.0, 0.0, sigma_m, sigma_turn)
@@ -85,9 +79,7 @@ def test_twenty_blank_frames_spread_the_belief_as_the_odometry_noise_does() -> N
 
 @given(
     st.lists(
-        st.tuples(
-            st.floats(-80, 80), st.floats(-80, 80), st.floats(-4, 4), st.floats(0, 8), st.floats(0, 0.2)
-        ),
+        st.tuples(st.floats(-80, 80), st.floats(-80, 80), st.floats(-4, 4), st.floats(0, 8), st.floats(0, 0.2)),
         min_size=1,
         max_size=5,
     )

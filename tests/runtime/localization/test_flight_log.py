@@ -172,9 +172,7 @@ def test_steps_are_in_the_body_at_the_earlier_frame() -> None:
     steps=st.lists(st.tuples(st.floats(80.0, 120.0), st.floats(-0.7, 0.7)), min_size=1, max_size=12),
     start=st.tuples(finite, finite, st.floats(-180.0, 180.0)),
 )
-def test_steps_rebuild_the_flight(
-    steps: list[tuple[float, float]], start: tuple[float, float, float]
-) -> None:
+def test_steps_rebuild_the_flight(steps: list[tuple[float, float]], start: tuple[float, float, float]) -> None:
     z, yaw = complex(start[0], start[1]), math.radians(start[2])
     path, yaws = [z], [yaw]
     for length, turn in steps:

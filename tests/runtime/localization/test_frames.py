@@ -71,9 +71,7 @@ def test_outside_the_projection_is_nan() -> None:
 @settings(deadline=None, max_examples=12)  # PROJ takes a fifth of a second for each
 @given(lat=latitudes, lon=longitudes.map(lambda lon: round(lon, 6)))
 def test_utm_zone_is_the_one_that_proj_would_pick(lat: float, lon: float) -> None:
-    info = pyproj.database.query_utm_crs_info(
-        "WGS 84", pyproj.aoi.AreaOfInterest(lon, lat, lon, lat), contains=True
-    )
+    info = pyproj.database.query_utm_crs_info("WGS 84", pyproj.aoi.AreaOfInterest(lon, lat, lon, lat), contains=True)
     assert utm_crs(lat, lon)[5:] in {entry.code for entry in info}
 
 

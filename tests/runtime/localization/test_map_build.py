@@ -29,9 +29,7 @@ FOOTPRINT_M = 33 * GSD_M
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """(3, H, W) uint8 with detail at several scales."""
     rng = np.random.default_rng(seed)
-    layers = [
-        cv2.resize(rng.random((height // n + 1, width // n + 1, 3)), (width, height)) for n in (2, 5, 20)
-    ]
+    layers = [cv2.resize(rng.random((height // n + 1, width // n + 1, 3)), (width, height)) for n in (2, 5, 20)]
     return np.moveaxis(sum(layers) * 85, -1, 0).astype(np.uint8)
 
 
@@ -109,9 +107,7 @@ def test_the_file_does_not_depend_on_who_made_it(
     monkeypatch.setattr(map_build, "_TILE_CELLS", 30)
     build([raster], tmp_path / "alone.kwmap", box_bundle).close()
     build([raster], tmp_path / "two.kwmap", box_bundle, workers=2).close()
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True
-    ) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True) as cluster:
         build([raster], tmp_path / "dask.kwmap", box_bundle, scheduler=cluster.scheduler_address).close()
     alone = (tmp_path / "alone.kwmap").read_bytes()
     assert (tmp_path / "two.kwmap").read_bytes() == alone
@@ -178,9 +174,7 @@ def test_a_pyramid_of_several_tiles_is_whole(write_raster: Write, tmp_path: Path
             assert np.abs(wrong).mean() < 6 and abs(wrong.mean()) < 1.0
 
 
-def test_what_the_user_should_know_is_warned_of(
-    write_raster: Write, tmp_path: Path, box_bundle: Bundle
-) -> None:
+def test_what_the_user_should_know_is_warned_of(write_raster: Write, tmp_path: Path, box_bundle: Bundle) -> None:
     path = write_raster("map.tif", texture(60, 60), UTM, (5e5, 5e6, 30.0))
     with pytest.warns(UserWarning) as caught:
         build([path], tmp_path / "a.kwmap", box_bundle, footprint_m=400.0, georef_sigma_m=None).close()

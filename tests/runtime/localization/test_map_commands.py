@@ -87,9 +87,7 @@ def test_info_tells_people_what_a_camera_can_use(built: Path, tmp_path: Path, ca
     assert "too few pixels" in capsys.readouterr().out
 
 
-def test_the_preview_shows_the_ground_and_what_is_missing(
-    built: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_the_preview_shows_the_ground_and_what_is_missing(built: Path, tmp_path: Path, capsys: Capture) -> None:
     picture_path = tmp_path / "preview.png"
     assert main(["map", "preview", str(built), "-o", str(picture_path), "--size", "500"]) == 0
     picture = cv2.imread(str(picture_path))
@@ -125,9 +123,7 @@ def test_verify_finds_what_was_altered(
     assert not report["ok"] and "tiles" in report["problem"]
 
 
-def test_what_is_not_said_is_noted(
-    write_raster: Write, tmp_path: Path, box_bundle: Bundle, capsys: Capture
-) -> None:
+def test_what_is_not_said_is_noted(write_raster: Write, tmp_path: Path, box_bundle: Bundle, capsys: Capture) -> None:
     raster = write_raster("map.tif", np.full((80, 80), 90, np.uint8), None, (5e5, 6e6, 4.0))
     words = ["map", "build", str(raster), "-o", str(tmp_path / "a.kwmap"), "--footprint", "132"]
     words += ["--bundle", str(box_bundle.root)]

@@ -101,9 +101,7 @@ def overwrite(path: Path, offset: int, content: bytes) -> None:
         file.write(content)
 
 
-@given(
-    arrays(np.float32, (5, DIM), elements=st.floats(-1, 1, width=32)).filter(lambda x: (x**2).sum(1).all())
-)
+@given(arrays(np.float32, (5, DIM), elements=st.floats(-1, 1, width=32)).filter(lambda x: (x**2).sum(1).all()))
 def test_int8_is_off_by_half_a_step_and_scores_by_as_much_as_is_told(raw: np.ndarray) -> None:
     unit = raw.astype(np.float64) / np.linalg.norm(raw.astype(np.float64), axis=1, keepdims=True)
     kept = quantize(unit.astype(np.float32)).astype(np.float64) * SCALE
@@ -170,9 +168,7 @@ def test_pixels_lie_where_they_belong(tmp_path: Path, gsd_m: float) -> None:
     for step in ((0.5, 0.0), (0.0, 0.5)):
         # How far the picture would have to be moved to fit better, by least squares.
         slope = relief(east + step[0], south + step[1]) - relief(east - step[0], south - step[1])
-        assert abs((wrong * slope).sum() / (slope**2).sum()) < 0.05 * max(
-            gsd_m, 5.0
-        )  # of a pixel of the pyramid
+        assert abs((wrong * slope).sum() / (slope**2).sum()) < 0.05 * max(gsd_m, 5.0)  # of a pixel of the pyramid
 
 
 def test_beyond_the_map_and_in_its_holes_nothing_is_seen(tmp_path: Path) -> None:
@@ -255,9 +251,7 @@ def test_files_that_are_no_index_are_refused(tmp_path: Path) -> None:
         ("sections", {}, "sections.descriptors"),
     ],
 )
-def test_a_header_that_makes_no_sense_names_its_field(
-    tmp_path: Path, field: str, value: object, message: str
-) -> None:
+def test_a_header_that_makes_no_sense_names_its_field(tmp_path: Path, field: str, value: object, message: str) -> None:
     import hashlib
 
     path = tmp_path / "area.kwmap"

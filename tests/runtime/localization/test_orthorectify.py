@@ -161,9 +161,7 @@ def test_part_of_the_disc(ground: Any) -> None:
         ((math.pi, 0.0, 0.0), 100.0, "above the horizon"),
     ],
 )
-def test_frames_that_can_not_be_used(
-    attitude: tuple[float, float, float], height: float, reason: str
-) -> None:
+def test_frames_that_can_not_be_used(attitude: tuple[float, float, float], height: float, reason: str) -> None:
     camera = Camera.from_fov(400, 300, 70.0)
     with pytest.raises(FrameError, match=reason):
         orthorectify(np.zeros((300, 400), np.uint8), camera, attitude, height, 3.0)
@@ -260,9 +258,7 @@ def sampled(
     return np.asarray(values).reshape(forward.shape)
 
 
-def best_shift(
-    patch: Any, gray: Any, to_ortho: Any, xy: tuple[float, float], yaw: float
-) -> tuple[float, float]:
+def best_shift(patch: Any, gray: Any, to_ortho: Any, xy: tuple[float, float], yaw: float) -> tuple[float, float]:
     """Best correlation with an orthophoto over shifts of 50 m, and the length of that shift."""
     axis = (np.arange(101) - 50) * 20.0
     forward, left = patch.centre_forward_m - axis[:, None], patch.centre_left_m - axis[None, :]

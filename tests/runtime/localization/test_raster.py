@@ -89,11 +89,7 @@ def test_a_grid_that_keeps_distances_is_kept_and_others_become_utm(
     path = write_raster("map.tif", np.zeros((50, 50), np.uint8), crs, (*corner, gsd))
     with MapSource([path]) as source:
         corner_deg = source.grid.to_wgs84(*corner)
-        assert (
-            ("UTM zone" in source.grid.wkt)
-            if not kept
-            else corner_deg == Grid.from_crs(crs).to_wgs84(*corner)
-        )
+        assert ("UTM zone" in source.grid.wkt) if not kept else corner_deg == Grid.from_crs(crs).to_wgs84(*corner)
 
 
 def test_a_grid_can_be_chosen(write_raster: Write) -> None:

@@ -56,8 +56,7 @@ def fly(ground: Any, count: int, step_m: float, seed: int = 0) -> Flight:
 def steps_of(frames: list[Frame], images: dict[Path, Any], scale: float = 1.0) -> list[OdometryStep]:
     odometer = VisualOdometer(CAMERA)
     steps = [
-        odometer.step(images[f.file], f.attitude_rad, scale * (f.height_agl_m or math.nan), f.time_s)
-        for f in frames
+        odometer.step(images[f.file], f.attitude_rad, scale * (f.height_agl_m or math.nan), f.time_s) for f in frames
     ]
     assert steps[0] is None
     return [step for step in steps if step is not None]

@@ -139,9 +139,7 @@ class PairSampler:
             usable=torch.cat([part.usable for part in parts]),
         )
 
-    def _group(
-        self, place: DevicePlace, count: int, rng: np.random.Generator, generator: torch.Generator
-    ) -> Pairs:
+    def _group(self, place: DevicePlace, count: int, rng: np.random.Generator, generator: torch.Generator) -> Pairs:
         config, change = self.config, self.config.augmentation
         step = _draw_step(place, config, rng)
         map_date, query_date = rng.choice(len(place.pixels), size=2, replace=False)
@@ -153,9 +151,7 @@ class PairSampler:
         window = view(map_image, centre, angle, step, WINDOW_PX)
         seen = window[:, -1:] > 0.999
         gray = mix_to_gray(window[:, :-1], _draw_mix(place, change, rng))
-        window = torch.cat(
-            [gray.clamp(min=1e-4) ** rng.uniform(1 / change.gain, change.gain) * seen, seen], dim=1
-        )
+        window = torch.cat([gray.clamp(min=1e-4) ** rng.uniform(1 / change.gain, change.gain) * seen, seen], dim=1)
 
         uniform = uniform_source(self.device, generator)
         heading, error = math.pi * uniform(count), math.radians(change.turn_deg) * uniform(count)
@@ -182,9 +178,7 @@ def _place_shares(places: list[Place], world_share: float) -> NDArray[np.float64
     weight = np.array([math.sqrt(p.valid[0].size * min(len(p.dates) - 1, 8)) for p in places])
     world = np.array([p.source == WORLD for p in places])
     if world.any() and not world.all():
-        weight = weight * np.where(
-            world, world_share / weight[world].sum(), (1 - world_share) / weight[~world].sum()
-        )
+        weight = weight * np.where(world, world_share / weight[world].sum(), (1 - world_share) / weight[~world].sum())
     return weight / weight.sum()
 
 

@@ -37,9 +37,7 @@ class GradientDescriptor(nn.Module):
         super().__init__()
         self.contrast = LocalContrast()
         difference = torch.tensor([[0.0, 0.0, 0.0], [-0.5, 0.0, 0.5], [0.0, 0.0, 0.0]])
-        self.register_buffer(
-            "differences", torch.stack([difference, difference.T])[:, None], persistent=False
-        )
+        self.register_buffer("differences", torch.stack([difference, difference.T])[:, None], persistent=False)
         self.register_buffer("regions", _regions().repeat(DIRECTIONS, 1, 1)[:, None], persistent=False)
         angles = torch.arange(DIRECTIONS) * (2 * math.pi / DIRECTIONS)
         self.register_buffer("cosines", angles.cos()[None, :, None, None], persistent=False)
@@ -75,9 +73,7 @@ def _regions() -> Tensor:
     for count, distance_px, sigma_px in RINGS:
         for step in range(count):
             angle = 2 * math.pi * (step + 0.5) / count
-            squared = (across - distance_px * math.cos(angle)) ** 2 + (
-                down - distance_px * math.sin(angle)
-            ) ** 2
+            squared = (across - distance_px * math.cos(angle)) ** 2 + (down - distance_px * math.sin(angle)) ** 2
             kernel = torch.exp(-0.5 * squared / sigma_px**2) * inside
             kernels.append(kernel / kernel.sum())
     return torch.stack(kernels)

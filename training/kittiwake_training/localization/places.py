@@ -75,9 +75,7 @@ class Place:
         }
         path, partial = folder / f"{self.name}.npz", folder / f"{self.name}.partial"
         with partial.open("wb") as file:
-            np.savez_compressed(
-                file, stack=self.stack, valid=np.packbits(self.valid), meta=np.array(json.dumps(meta))
-            )
+            np.savez_compressed(file, stack=self.stack, valid=np.packbits(self.valid), meta=np.array(json.dumps(meta)))
         partial.replace(path)
         return path
 

@@ -186,9 +186,7 @@ def _common_grid(paths: list[Path]) -> dict[str, Any]:
             if source.crs is None:
                 raise TrainingError(f"{path} has no CRS", "write one with: rio edit-info --crs EPSG:... FILE")
             boxes.append(transform_bounds(source.crs, crs, *source.bounds))
-            affine, _, _ = calculate_default_transform(
-                source.crs, crs, source.width, source.height, *source.bounds
-            )
+            affine, _, _ = calculate_default_transform(source.crs, crs, source.width, source.height, *source.bounds)
             resolutions.append(affine.a)
     gsd = max(resolutions)
     low, high = np.max(boxes, axis=0)[:2], np.min(boxes, axis=0)[2:]

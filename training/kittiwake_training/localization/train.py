@@ -140,9 +140,7 @@ def train(
     fabric = make_fabric(config.trainer)
     steps = 0
     if any(parameter.requires_grad for parameter in model.parameters()):
-        sampler = PairSampler(
-            [p for p in places if p.split == "train"], config.sampler, fabric.device, config.seed
-        )
+        sampler = PairSampler([p for p in places if p.split == "train"], config.sampler, fabric.device, config.seed)
         encoder = PairEncoder(model).to(memory_format=torch.channels_last)
         left_s = max_minutes * 60 - (time.monotonic() - started)
         progress = fit(
@@ -292,8 +290,6 @@ def _record_config(config: LocalizationConfig, output: Path, resume: bool) -> No
     """Keep the config beside the state; a state goes on only under the config that it was begun with."""
     record, text = output / CONFIG, json.dumps(asdict(config), indent=2) + "\n"
     if resume and record.exists() and record.read_text() != text:
-        raise TrainingError(
-            f"{record} differs from the config of this run", "train without --resume, or as before"
-        )
+        raise TrainingError(f"{record} differs from the config of this run", "train without --resume, or as before")
     output.mkdir(parents=True, exist_ok=True)
     replace_file(record, text.encode())

@@ -162,9 +162,7 @@ def relight(gray: Tensor, change: AugmentationConfig, uniform: Callable[..., Ten
     """Blur, slanting light, gamma and gain on (N, 1, S, S) gray, each of random strength."""
     count, size = len(gray), gray.shape[-1]
     tap = torch.tensor([1.0, 2.0, 1.0], device=gray.device) / 4
-    soft = functional.conv2d(
-        functional.pad(gray, (1, 1, 1, 1), mode="replicate"), (tap[:, None] * tap)[None, None]
-    )
+    soft = functional.conv2d(functional.pad(gray, (1, 1, 1, 1), mode="replicate"), (tap[:, None] * tap)[None, None])
     gray = torch.lerp(gray, soft, uniform(count, 1, 1, 1).abs()).clamp(min=1e-4)
     gray = gray ** (change.gain ** uniform(count, 1, 1, 1)) * change.gain ** uniform(count, 1, 1, 1)
     axis = torch.linspace(-1, 1, size, device=gray.device)
