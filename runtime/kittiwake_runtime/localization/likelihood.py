@@ -52,26 +52,24 @@ class Likelihood:
         return (LEVELS - 1) / (self.hi - self.lo)
 
 
-def kernel_density(calibration: Mapping[str, Any], bandwidth: float = 0.35) -> Likelihood:
+def kernel_density(calibration: Mapping[str, Any]) -> Likelihood:
     """Ratio of two kernel densities of z, from the calibration histograms of a bundle.
+
+    Each density has the bandwidth that its own number of samples affords (Silverman's rule): the right places are
+    some thousands, the wrong ones billions, and one width for both would flatten the ratio where it matters.
 
     Args:
         calibration: ``{"z": {"lo", "hi", "positive": [...], "negative": [...]}}``: histograms of right and
             wrong places, made on places that were not trained on.
-        bandwidth: of the Gaussian kernel, in units of z.
 
     Raises:
         BundleError: a field is missing or is not a pair of histograms of one length.
     """
     lo, hi, positive, negative = _histograms(calibration)
-    bin_width = (hi - lo) / len(positive)
-    smooth = _gaussian(bandwidth / bin_width)
-    p, n = (np.convolve(h / h.sum(), smooth, mode="same") for h in (positive, negative))
+    centres = lo + (np.arange(len(positive)) + 0.5) * (hi - lo) / len(positive)
     # A bin that no wrong place reached still has about one chance in the sample's size.
-    floor = 0.5 / max(negative.sum(), 1.0)
-    ratio = np.log(p + 1e-9) - np.log(n + floor)
-    centres = lo + (np.arange(len(positive)) + 0.5) * bin_width
-    table = np.interp(np.linspace(lo, hi, LEVELS), centres, ratio)
+    p, n = _density(centres, positive) + 1e-9, _density(centres, negative) + 0.5 / max(negative.sum(), 1.0)
+    table = np.interp(np.linspace(lo, hi, LEVELS), centres, np.log(p) - np.log(n))
     return _fair(lo, hi, _increasing(table), negative)
 
 
@@ -113,10 +111,13 @@ def _histograms(calibration: Mapping[str, Any]) -> tuple[float, float, Any, Any]
     return lo, hi, positive, negative
 
 
-def _gaussian(sigma_bins: float) -> npt.NDArray[np.float64]:
-    radius = max(1, int(np.ceil(3 * sigma_bins)))
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma_bins, 1e-6)) ** 2)
-    return np.asarray(kernel / kernel.sum(), np.float64)
+def _density(centres: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Shares of a histogram's bins, smoothed by a Gaussian of Silverman's bandwidth, 1.06 std n^(-1/5)."""
+    _, std = _moments(centres, counts)
+    bandwidth = 1.06 * std * counts.sum() ** -0.2
+    kernel = np.exp(-0.5 * ((centres[:, None] - centres) / bandwidth) ** 2)
+    shares: npt.NDArray[np.float64] = kernel / kernel.sum(axis=0) @ (counts / counts.sum())
+    return shares
 
 
 def _moments(x: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]) -> tuple[float, float]:
