@@ -169,7 +169,7 @@ class Belief:
 
         def one(k: int) -> None:
             plane = old[k] if mixing == 0.0 else self._mixed(old, beside, k, mixing)
-            kernel = blur_kernel(sigma_m / self.cell_m, across_m / self.cell_m, float(direction[k]))
+            kernel = blur_kernel(sigma_m / self.cell_m, across_m / self.cell_m, float(direction[k]), max(plane.shape))
             rows = int(-cells[k, 1]) - window_shift[0]
             cols = int(cells[k, 0]) - window_shift[1]
             _blur_and_shift(plane, kernel, rows, cols, new[k], everywhere, everywhere + entering)
@@ -286,23 +286,35 @@ class Belief:
             np.add.at(coarse.mass[into], (r[inside_r][:, None], c[inside_c][None, :]), block)
 
 
-def blur_kernel(along: float, across: float, direction_rad: float) -> Float32:
+def blur_kernel(along: float, across: float, direction_rad: float, reach: int = 1 << 30) -> Float32:
     """A kernel with the exact second moments of odometry noise, in cells.
 
     Args:
         along: standard deviation on both axes.
         across: more of it across the direction of motion.
         direction_rad: of the motion, counter-clockwise from east.
+        reach: cells beyond which nothing is blurred, the plane's size: what would land there is left out.
 
     Returns:
-        ``(2 n + 1, 2 n + 1) float32``, rows towards the south, summing to one.
+        ``(2 n + 1, 2 n + 1) float32``, rows towards the south, summing to one within its reach.
     """
     s, c = np.sin(direction_rad), np.cos(direction_rad)
     xx = along**2 + (across * s) ** 2
     yy = along**2 + (across * c) ** 2
     xy = -(across**2) * s * c
+    if along >= 1:
+        return _sampled_gaussian(xx, yy, xy, min(int(np.ceil(5 * np.sqrt(max(xx, yy)))), reach))
     times = max(1, int(np.ceil(max(xx, yy) / 0.4)))
     return _repeated_kernel(times, round(xx / times, 4), round(yy / times, 4), round(xy / times, 4))
+
+
+def _sampled_gaussian(xx: float, yy: float, xy: float, radius: int) -> Float32:
+    """Exact where no axis is narrower than a cell; repeated stencils would take its square of steps."""
+    x = np.arange(-radius, radius + 1)
+    y = -x[:, None]
+    determinant = xx * yy - xy * xy
+    exponent = (yy * x * x - 2 * xy * x * y + xx * y * y) / (2 * determinant)
+    return np.asarray(np.exp(-exponent) / (2 * np.pi * np.sqrt(determinant)), np.float32)
 
 
 @lru_cache(maxsize=4096)

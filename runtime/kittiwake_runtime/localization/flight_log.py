@@ -227,45 +227,49 @@ def odometry_steps(
         raise FrameError(f"frame {missing + 1} of {len(poses)} has no odometry", hint)
     if len(known) < 2:
         return []
-    xy = np.array([(pose.x_m, pose.y_m) for pose in known])
+    position = np.array([complex(pose.x_m, pose.y_m) for pose in known])
     yaw = np.radians([pose.yaw_deg for pose in known])
     dt = np.diff([frame.time_s for frame in frames])
-    local = np.diff(xy, axis=0)
-    cos, sin = np.cos(yaw[:-1]), np.sin(yaw[:-1])
-    body = np.stack([cos * local[:, 0] + sin * local[:, 1], cos * local[:, 1] - sin * local[:, 0]], axis=-1)
+    velocity = np.diff(position) / dt
     turn = np.remainder(np.diff(yaw) + np.pi, 2.0 * np.pi) - np.pi
-    resets = _resets(local, body, dt, max_speed_m_s)
+    # Seen over ground, from the body before the step, or from the one after it (which flies where it turned to):
+    # the vehicle's habit is the frame in which its velocity changes least from step to step.
+    facing = min((0.0 * turn, yaw[:-1], yaw[1:]), key=lambda angle: _restlessness(velocity * np.exp(-1j * angle)))
+    steady, to_body = velocity * np.exp(-1j * facing), np.exp(1j * (facing - yaw[:-1]))
+    resets = _resets(steady, dt, max_speed_m_s)
     steps = []
-    for i, (forward, left) in enumerate(body):
-        sigma, note = sigma_share * math.hypot(forward, left), ""
+    for i, moved in enumerate(steady * to_body * dt):
+        sigma, note = sigma_share * abs(moved), ""
         if resets[i]:
             nearest = min(np.flatnonzero(~resets), key=lambda j: (j > i, abs(j - i)), default=None)
-            carried = np.zeros(2) if nearest is None else body[nearest] / dt[nearest] * dt[i]
-            jump = math.hypot(*(body[i] - carried))
-            forward, left = carried
-            sigma = 0.25 * jump
+            carried = 0j if nearest is None else steady[nearest] * to_body[i] * dt[i]
+            jump = abs(moved - carried)
+            moved, sigma = carried, 0.25 * jump
             note = f"odometry jumped by {jump:.0f} m: taken as a reset, the previous velocity carried on"
-        steps.append(
-            OdometryStep(float(forward), float(left), float(turn[i]), float(sigma), sigma_turn_rad, float(dt[i]), note)
-        )
+        motion = (float(moved.real), float(moved.imag), float(turn[i]))
+        steps.append(OdometryStep(*motion, float(sigma), sigma_turn_rad, float(dt[i]), note))
     return steps
 
 
-def _resets(local: Floats, body: Floats, dt: Floats, max_speed_m_s: float) -> NDArray[np.bool_]:
-    """(n,) which of the (n, 2) steps are resets of the estimator and not motion.
+def _restlessness(velocity: NDArray[np.complex128]) -> float:
+    """Usual change of a velocity from step to step."""
+    return float(np.median(np.abs(np.diff(velocity)))) if len(velocity) > 1 else 0.0
 
-    A step is compared with two on either side. It is motion if some neighbour has about its velocity, over
-    ground or in the body (a vehicle that turns on the spot, or flies sideways, keeps one of them); the margin
-    of 1.5 steps lets the corners of a survey pass.
+
+def _resets(steady: NDArray[np.complex128], dt: Floats, max_speed_m_s: float) -> NDArray[np.bool_]:
+    """(n,) which of the steps are resets of the estimator and not motion, from their velocities.
+
+    A step is compared with two on either side, and is motion if some neighbour has about its velocity. The margin
+    of 1.5 steps lets the corners of a survey pass that is flown with one yaw.
     """
-    speed = np.linalg.norm(local, axis=1) / dt
+    speed = np.abs(steady)
     resets = speed > max_speed_m_s
     too_fast = resets.copy()
     for i in range(len(dt)):
         around = [j for j in (i - 2, i - 1, i + 1, i + 2) if 0 <= j < len(dt) and not too_fast[j]]
         if too_fast[i] or not around:
             continue
-        apart = min(float(np.linalg.norm(step[i] - step[j] / dt[j] * dt[i])) for step in (local, body) for j in around)
+        apart = float(np.abs(steady[i] - steady[around]).min()) * dt[i]
         usual = float(np.median(speed[around])) * dt[i]
         longer = (speed[i] - speed[around].max()) * dt[i]
         resets[i] = apart > 1.5 * usual + 10.0 or longer > 0.5 * usual + 20.0

@@ -1,11 +1,13 @@
 """What several tests share: a flat textured world photographed through OpenCV's own geometry, rasters to
-order, and a descriptor that is small enough to compute beside the engine."""
+order, and a descriptor that is small enough to compute beside the engine, and countries of noise to fly over."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,6 +17,14 @@ from numpy.typing import NDArray
 
 from kittiwake_runtime.bundle import Bundle, Golden, write_bundle, write_golden
 from kittiwake_runtime.localization.camera import Camera
+from kittiwake_runtime.localization.descriptor import rotated_views
+from kittiwake_runtime.localization.flight_log import OdometryStep
+from kittiwake_runtime.localization.footprint import DISC_PX, HEADINGS, disc_mask
+from kittiwake_runtime.localization.frames import Grid
+from kittiwake_runtime.localization.map_format import MapMeta, make_levels
+from kittiwake_runtime.localization.map_index import MapIndex
+from kittiwake_runtime.localization.map_tiles import SCALE, quantize
+from kittiwake_runtime.localization.map_writer import MapWriter
 
 Floats = NDArray[np.float64]
 BOX_DIM = 8
@@ -187,3 +197,191 @@ def _box_manifest() -> dict[str, Any]:
         "training": {"data": [], "config": {}, "commit": "", "seed": 0},
         "metrics": [],
     }
+
+
+PROJECTIONS = 48
+COUNTRY_CELL_M = 10.0
+COUNTRY_GSD_M = COUNTRY_CELL_M / 2
+
+
+class NoiseEngine:
+    """Stands in for an engine: a view's correlations with smooth noise on the disc, as a unit vector.
+
+    Attributes:
+        kernels: ``(48, 33, 33)``, zero outside the disc and in the mean over it.
+        bundle: what the localizer reads of one; its calibration is measured by `country`.
+    """
+
+    def __init__(self, seed: int = 5) -> None:
+        disc = disc_mask(DISC_PX)
+        noise = np.random.default_rng(seed).normal(size=(PROJECTIONS, DISC_PX, DISC_PX))
+        smooth = np.stack([cv2.GaussianBlur(kernel, (0, 0), 1.5) for kernel in noise]) * disc
+        self.kernels = (smooth - smooth[:, disc].mean(axis=1)[:, None, None] * disc).astype(np.float32)
+        output = SimpleNamespace(shape=("N", PROJECTIONS, "h", "w"))
+        self.bundle = SimpleNamespace(name="noise", sha256=f"{seed:064x}", outputs=(output,), calibration={})
+
+    def infer(self, inputs: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """Views of exactly the disc's size; what was not seen counts as the mean of what was."""
+        grey, seen = inputs["view"][:, 0], inputs["view"][:, 1]
+        mean = grey.sum(axis=(1, 2)) / np.maximum(seen.sum(axis=(1, 2)), 1)
+        contrast = (grey - mean[:, None, None] * seen).reshape(len(grey), -1)
+        return {"descriptor": _unit(contrast @ self.kernels.reshape(PROJECTIONS, -1).T)[:, :, None, None]}
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9), np.float32)
+
+
+@dataclass(frozen=True)
+class Country:
+    """Ground of smooth noise at 5 m, mapped in cells of 10 m, and what a vehicle sees of it.
+
+    Attributes:
+        index: its map; the ground reaches beyond it.
+        engine: made the map.
+        ground: ``(H, W) float32`` grey, row 0 in the north.
+        west_m, north_m: centre of the ground's first pixel.
+    """
+
+    index: MapIndex
+    engine: NoiseEngine
+    ground: NDArray[np.float32]
+    west_m: float
+    north_m: float
+
+    def view(
+        self, east_m: float, north_m: float, heading_rad: float, noise: int | None = None, height: float = 1.0
+    ) -> NDArray[np.float32]:
+        """``(33, 33)`` what is seen at a pose, its forward axis up.
+
+        Args:
+            noise: seed of what has changed since the map, 0.4 to 1.1 of its contrast; None: nothing has.
+            height: true height over the one that the patch was made for: a sample covers that much more ground.
+        """
+        along = (DISC_PX // 2 - np.arange(DISC_PX)) * COUNTRY_GSD_M * height
+        forward, left = along[:, None], along[None, :]
+        c, s = np.cos(heading_rad), np.sin(heading_rad)
+        column = (east_m + c * forward - s * left - self.west_m) / COUNTRY_GSD_M
+        row = (self.north_m - north_m - s * forward - c * left) / COUNTRY_GSD_M
+        seen = cv2.remap(self.ground, column.astype(np.float32), row.astype(np.float32), cv2.INTER_LINEAR)
+        if noise is not None:
+            strength = np.random.default_rng(noise).uniform(0.4, 1.1)
+            seen = seen + strength * _noise_ground((DISC_PX, DISC_PX), noise)
+        return np.where(disc_mask(DISC_PX), seen, np.nan).astype(np.float32)
+
+    def walk(
+        self, seed: int, start: Sequence[float] | None = None, step_m: float = 100.0, inside_m: float = 150.0
+    ) -> Iterator[tuple[OdometryStep | None, tuple[float, float, float]]]:
+        """An endless walk by the benchmark's protocol: measured step and true east, north, heading of each frame.
+
+        Args:
+            seed: of the walk.
+            start: east, north and heading; somewhere on the map when None.
+            step_m: length of a step; the heading's walk and the odometry's turn are for each 100 m of it.
+            inside_m: the walk is mirrored where a step would end closer than this to the border.
+        """
+        rng = np.random.default_rng(seed)
+        west, south, east, north = np.array(self.index.bounds_m) + np.array([1, 1, -1, -1]) * inside_m
+        x, y, heading = start or (rng.uniform(west, east), rng.uniform(south, north), rng.uniform(-np.pi, np.pi))
+        yield None, (x, y, heading)
+        sigma_m, sigma_turn = 0.02 * step_m, math.radians(1.5) * math.sqrt(step_m / 100)
+        while True:
+            turned = heading + rng.normal(0, math.radians(15) * math.sqrt(step_m / 100))
+            if not west <= x + step_m * math.cos(turned) <= east:
+                turned = math.pi - turned
+            if not south <= y + step_m * math.sin(turned) <= north:
+                turned = -turned
+            turn, heading = turned - heading, turned
+            x, y = x + step_m * math.cos(heading), y + step_m * math.sin(heading)
+            forward, left = (rng.normal(step_m * part, sigma_m) for part in (math.cos(turn), math.sin(turn)))
+            measured_turn = turn + rng.normal(0, sigma_turn)
+            yield OdometryStep(forward, left, measured_turn, sigma_m, sigma_turn, step_m / 20), (x, y, heading)
+
+
+def _noise_ground(shape: tuple[int, int], seed: int) -> NDArray[np.float32]:
+    """Grey of unit contrast with detail down to 10 m."""
+    smooth = cv2.GaussianBlur(np.random.default_rng(seed).normal(size=shape), (0, 0), 2.0)
+    return np.asarray(smooth / smooth.std(), np.float32)
+
+
+@pytest.fixture(scope="session")
+def noise_engine(tmp_path_factory: pytest.TempPathFactory) -> NoiseEngine:
+    """An engine whose calibration was measured on a country of its own."""
+    engine = NoiseEngine()
+    folder = tmp_path_factory.mktemp("calibration")
+    engine.bundle.calibration.update(_calibration(make_country(folder, engine, seed=99, rows=100, cols=100)))
+    return engine
+
+
+@pytest.fixture(scope="session")
+def country(tmp_path_factory: pytest.TempPathFactory, noise_engine: NoiseEngine) -> Country:
+    """2 km of ground, mapped all over."""
+    return make_country(tmp_path_factory.mktemp("country"), noise_engine)
+
+
+@pytest.fixture(scope="session")
+def country_maker(tmp_path_factory: pytest.TempPathFactory, noise_engine: NoiseEngine) -> Callable[..., Country]:
+    """Makes other countries: see `make_country`."""
+    return lambda **changes: make_country(tmp_path_factory.mktemp("country"), noise_engine, **changes)
+
+
+def make_country(
+    folder: Path,
+    engine: NoiseEngine,
+    *,
+    seed: int = 1,
+    rows: int = 200,
+    cols: int = 200,
+    west_m: float = 500_000.0,
+    north_m: float = 6_650_000.0,
+    crs: str = "EPSG:32635",
+    valid: NDArray[np.bool_] | None = None,
+    beyond: int = 20,
+) -> Country:
+    """Ground, and the index of its middle.
+
+    Args:
+        seed: of the ground.
+        rows, cols: of the map, cells of 10 m.
+        west_m, north_m: centre of its first cell.
+        valid: ``(rows, cols)`` cells that have data.
+        beyond: cells of ground on each side of the map.
+    """
+    ground = _noise_ground((2 * (rows + 2 * beyond), 2 * (cols + 2 * beyond)), seed)
+    grey = np.stack([cv2.filter2D(ground, -1, kernel) for kernel in engine.kernels], axis=-1)
+    cells = quantize(_unit(grey[2 * beyond : 2 * (rows + beyond) : 2, 2 * beyond : 2 * (cols + beyond) : 2]))
+    known = np.ones((rows, cols), np.bool_) if valid is None else valid
+    meta = MapMeta(
+        crs=Grid.from_crs(crs).wkt, west_m=west_m - COUNTRY_CELL_M / 2, north_m=north_m + COUNTRY_CELL_M / 2,
+        rows=rows, cols=cols, dim=PROJECTIONS, cell_m=COUNTRY_CELL_M, footprint_m=DISC_PX * COUNTRY_GSD_M,
+        scale=SCALE, bundle_name="noise", bundle_sha256=engine.bundle.sha256, imagery_date=None, source="",
+        licence="", georef_sigma_m=2.0, proj={}, files=("noise.tif",),
+        levels=make_levels(rows, cols, COUNTRY_CELL_M, COUNTRY_GSD_M),
+    )  # fmt: skip
+    with MapWriter(folder / "country.kwmap", meta) as writer:
+        writer.put_cells(0, 0, np.where(known[..., None], cells, np.int8(0)), known)
+    margin_m = beyond * COUNTRY_CELL_M
+    return Country(MapIndex.open(folder / "country.kwmap"), engine, ground, west_m - margin_m, north_m + margin_m)
+
+
+def _calibration(country: Country, views: int = 200) -> dict[str, Any]:
+    """What training would have found: histograms of z at right and at wrong cells, and the best softmax."""
+    rng, index = np.random.default_rng(7), country.index
+    headings = np.arange(HEADINGS) * 2 * np.pi / HEADINGS
+    cells = index.cells(0, index.rows, 0, index.cols).astype(np.float32)
+    some = cells.reshape(-1, index.dim)[rng.permutation(index.rows * index.cols)[:500]]
+    right, wrong = np.zeros(views), np.zeros((views, 500, HEADINGS))
+    for view in range(views):
+        row, col = rng.uniform(10, index.rows - 10), rng.uniform(10, index.cols - 10)
+        heading = rng.uniform(-np.pi, np.pi)
+        patch = country.view(index.e0 + col * index.cell_m, index.n0 - row * index.cell_m, heading, noise=view)
+        vectors = country.engine.infer({"view": rotated_views(patch, headings)})["descriptor"][:, :, 0, 0]
+        scores = some @ vectors.T
+        score = cells[round(row), round(col)] @ vectors[np.argmax(np.cos(headings - heading))]
+        right[view] = (score - scores.mean()) / scores.std()
+        wrong[view] = (scores - scores.mean()) / scores.std()
+    slopes = np.linspace(0.5, 10.0, 39)
+    gains = [(slope * right - np.log(np.exp(slope * wrong).mean(axis=(1, 2)))).mean() for slope in slopes]
+    bins = np.linspace(-6.0, 14.0, 65)
+    counts = {name: np.histogram(z, bins)[0].tolist() for name, z in (("positive", right), ("negative", wrong))}
+    return {"z": {"lo": -6.0, "hi": 14.0, **counts}, "softmax": {"slope": slopes[np.argmax(gains)], "null": 0.02}}

@@ -200,6 +200,20 @@ def test_a_reset_does_not_move_the_belief(length_m: float, direction_deg: float,
     assert found[at].sigma_m == pytest.approx(50.0)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_reset_is_told_from_the_turns_of_a_flight(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    yaw = np.cumsum(rng.normal(0, math.radians(15), 20))
+    path = np.concatenate([[0], np.cumsum(100.0 * np.exp(1j * yaw[1:]))])  # turns, then flies where it looks
+    at = int(rng.integers(1, 19))
+    reset = path + np.where(np.arange(20) > at, 200 * np.exp(1j * rng.uniform(-math.pi, math.pi)), 0)
+    yaws = [math.degrees(math.remainder(y, 2 * math.pi)) for y in yaw]
+    clean, found = (odometry_steps(flight(list(track), yaws)) for track in (path, reset))
+    for i, (step, expected) in enumerate(zip(found, clean, strict=True)):
+        assert (step.note != "") == (i == at)
+        assert (step.forward_m, step.left_m) == pytest.approx((expected.forward_m, expected.left_m), abs=1e-6)
+
+
 def test_what_is_faster_than_any_vehicle_is_a_reset() -> None:
     (step,) = odometry_steps(flight([0j, 600 + 0j]))
     assert (step.forward_m, step.left_m) == (0.0, 0.0)
