@@ -19,7 +19,7 @@ from ..engines.base import Engine
 from ..engines.select import open_engine
 from .flight import Observation, fly, live_line
 from .localizer import Localizer
-from .map_build import build_index
+from .map_build import DEFAULT_BUNDLE, build_index
 from .map_index import MapIndex
 from .outputs import write_track_csv, write_track_geojson
 from .pictures import Canvas
@@ -27,7 +27,6 @@ from .report import Update, write_report
 from .simulate import DEFAULT_CAMERA, SimulatedFrame, simulate_flight
 from .world import SEASONS, Season, World, write_geotiff
 
-BUNDLE = "localization-descriptor"
 FOOTPRINT_M = 160.0
 MAP_GSD_M = 5.0
 
@@ -143,7 +142,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("out/demo"), help="folder (%(default)s)")
     parser.add_argument("--season", choices=SEASONS, default=Scene.season, help="of the flight (%(default)s)")
     parser.add_argument("--seed", type=int, default=Scene.seed, help="another world and flight (%(default)s)")
-    parser.add_argument("--bundle", default=BUNDLE, help="model, by path or name (%(default)s)")
+    parser.add_argument("--bundle", default=DEFAULT_BUNDLE, help="model, by path or name (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="4 km² and 15 frames, for a first look")
 
 

@@ -65,12 +65,11 @@ def fly(
         started = time.perf_counter()
         patches, why = _views(localizer.index.gsd_m, camera, observation)
         view_ms = 1e3 * (time.perf_counter() - started)
-        lever = (patches[0].centre_forward_m, patches[0].centre_left_m) if patches else (0.0, 0.0)
         fix = localizer.update(
             observation.step,
             [patch.gray for patch in patches] or None,
             time_s=observation.time_s,
-            lever=lever,
+            lever=_lever(patches, likely_scale(localizer)),
             reason=why,
         )
         belief = None if canvas is None else belief_map(localizer.filter, canvas)
@@ -81,16 +80,27 @@ def _views(gsd_m: float, camera: Camera, observation: Observation) -> tuple[list
     """The ground at the map's scale, once for each height that it may have; none, and why."""
     if observation.image is None:
         return [], observation.note or "no image"
-    heights: Sequence[float] = [observation.height_m]
-    if not observation.height_is_agl:
-        heights = [float(observation.height_m * scale) for scale in SCALES_UNKNOWN]
-    try:
-        return [
-            orthorectify(observation.image, camera, observation.attitude_rad, height, gsd_m, DISC_PX)
-            for height in heights
-        ], ""
-    except FrameError as error:
-        return [], error.message
+    scales = [1.0] if observation.height_is_agl else SCALES_UNKNOWN.tolist()
+    found: dict[int, Patch] = {}
+    why = ""
+    for i, scale in enumerate(scales):
+        height_m = observation.height_m * scale
+        try:
+            found[i] = orthorectify(observation.image, camera, observation.attitude_rad, height_m, gsd_m, DISC_PX)
+        except FrameError as error:
+            why = error.message
+    if not found:
+        return [], why
+    # A height from which the disc is not in view is neither favoured nor ruled out: it takes its neighbour's view.
+    return [found[min(found, key=lambda j: abs(j - i))] for i in range(len(scales))], ""
+
+
+def _lever(patches: Sequence[Patch], scale: float) -> tuple[float, float]:
+    """Forward and left metres to the middle of the view, at the height that is likely now."""
+    if not patches:
+        return 0.0, 0.0
+    likely = patches[int(np.argmin(np.abs(np.log(SCALES_UNKNOWN / scale))))] if len(patches) > 1 else patches[0]
+    return likely.centre_forward_m, likely.centre_left_m
 
 
 def likely_scale(localizer: Localizer) -> float:

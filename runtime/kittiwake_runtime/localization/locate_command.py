@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from tqdm import tqdm
 
@@ -25,10 +26,10 @@ from .map_index import MapIndex
 from .outputs import write_track_csv, write_track_geojson
 from .pictures import Canvas
 from .report import Update, write_report
-from .visual_odometry import GroundFeatures, ground_features, match_step
+from .visual_odometry import VisualOdometer
 
-UNKNOWN_STEP_SHARE = 0.5
-"""Noise of a step between images that could not be matched, as a share of the motion carried on."""
+NOTES_SHOWN = 5
+"""Notes printed in words; the rest is counted."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,20 +52,21 @@ def _run(args: argparse.Namespace) -> int:
         with open_engine(bundle) as engine:
             localizer = Localizer(index, engine)
             _apply_priors(localizer, frames, args)
-            canvas = Canvas.of(index)
-            updates = _fly(localizer, camera, frames, canvas, args)
-        summary = _summary(updates, frames, index.grid)
+            canvas, notes = Canvas.of(index), list[str]()
+            updates = _fly(localizer, camera, frames, canvas, notes, args)
+        summary = _summary(updates, notes)
         args.output.mkdir(parents=True, exist_ok=True)
         fixes = [update.fix for update in updates]
         write_track_csv(fixes, args.output / "track.csv")
         write_track_geojson(fixes, args.output / "track.geojson")
-        facts = {key.replace("_", " "): str(value) for key, value in summary.items() if value is not None}
+        facts = {key.replace("_", " "): str(value) for key, value in summary.items() if value not in (None, [])}
         facts |= {"map": args.map.name, "imagery": str(index.imagery_date), "model": bundle.name}
         page = write_report(args.output, canvas, updates, title=f"{args.frames} on {args.map.name}", facts=facts)
     if args.json:
         print(json.dumps(summary))
     else:
         print(_sentence(summary), f"track and report: {page}", sep="\n")
+        _warn(notes)
     return 0 if summary["converged_at"] is not None else 1
 
 
@@ -94,15 +96,20 @@ def parse_prior(text: str) -> tuple[float, float, float]:
 
 
 def _fly(
-    localizer: Localizer, camera: Camera, frames: Sequence[Frame], canvas: Canvas, args: argparse.Namespace
+    localizer: Localizer,
+    camera: Camera,
+    frames: Sequence[Frame],
+    canvas: Canvas,
+    notes: list[str],
+    args: argparse.Namespace,
 ) -> list[Update]:
-    observations = _observations(localizer, camera, frames, args)
+    observations = _observations(localizer, camera, frames, notes, args)
     updates = []
     for update in tqdm(
         fly(localizer, camera, observations, canvas),
         total=len(frames),
         unit="frame",
-        disable=None if not args.json else True,
+        disable=True if args.json else None,
     ):
         updates.append(update)
         if not args.json:
@@ -111,25 +118,28 @@ def _fly(
 
 
 def _observations(
-    localizer: Localizer, camera: Camera, frames: Sequence[Frame], args: argparse.Namespace
+    localizer: Localizer, camera: Camera, frames: Sequence[Frame], notes: list[str], args: argparse.Namespace
 ) -> Iterator[Observation]:
-    """The frames, read as they are needed; a damaged image is a frame without one, and said so."""
-    from_images = args.visual_odometry or any(frame.odometry is None for frame in frames)
-    measured = [] if from_images else odometry_steps(frames)
-    odometer = _ImageOdometer(localizer, camera)
+    """The frames, read as they are needed; what had to be handled is added to the notes."""
+    from_images = args.visual_odometry or all(frame.odometry is None for frame in frames)
+    measured = [None] if from_images else [None, *odometry_steps(frames)]
+    odometer = VisualOdometer(camera)
     for i, frame in enumerate(frames):
         height, is_agl = _height(frame, args)
-        note, image = "", None
+        problem, image = "", None
         try:
             image = read_image(frame.file)
             camera.check_image(image)
         except FrameError as error:
-            if i == 0:
+            if i == 0:  # then it is not the one image, but the folder or the camera model
                 raise
-            image, note = None, error.message
-        step = measured[i - 1] if measured and i else None
+            image, problem = None, error.message
         if from_images:
-            step = odometer.step(frame, image, height)
+            step = odometer.step(image, frame.attitude_rad, height, frame.time_s)
+            step = step and _scaled(step, 1.0 if is_agl else likely_scale(localizer))
+        else:
+            step = measured[i]
+        notes += [f"frame {i + 1}: {note}" for note in (problem, step.note if step else "") if note]
         yield Observation(
             time_s=frame.time_s,
             image=image,
@@ -138,8 +148,13 @@ def _observations(
             height_is_agl=is_agl,
             step=step,
             truth=_truth(frame, localizer.index.grid),
-            note=note or (step.note if step else ""),
+            note=problem,
         )
+
+
+def _scaled(step: OdometryStep, scale: float) -> OdometryStep:
+    """A step measured from an assumed height, at one that is so many times higher."""
+    return replace(step, forward_m=step.forward_m * scale, left_m=step.left_m * scale, sigma_m=step.sigma_m * scale)
 
 
 def _height(frame: Frame, args: argparse.Namespace) -> tuple[float, bool]:
@@ -161,58 +176,22 @@ def _truth(frame: Frame, grid: Grid) -> tuple[float, float] | None:
     return float(east), float(north)
 
 
-class _ImageOdometer:
-    """Odometry from consecutive images; where two don't match, the last motion is carried on with much noise."""
-
-    def __init__(self, localizer: Localizer, camera: Camera) -> None:
-        self.localizer, self.camera = localizer, camera
-        self.earlier: GroundFeatures | None = None
-        self.earlier_s: float | None = None
-        self.last: OdometryStep | None = None
-
-    def step(self, frame: Frame, image: object, height_m: float) -> OdometryStep | None:
-        """The step to this frame; None at the first."""
-        dt = 0.0 if self.earlier_s is None else frame.time_s - self.earlier_s
-        later, found, problem = None, None, "no image"
-        try:
-            if image is not None:
-                later = ground_features(image, self.camera, frame.attitude_rad, height_m)  # type: ignore[arg-type]
-            if later is not None and self.earlier is not None:
-                found = match_step(self.earlier, later, dt)
-        except FrameError as error:
-            problem = error.message
-        first, self.earlier, self.earlier_s = self.earlier_s is None, later, frame.time_s
-        if first:
-            return None
-        step = found or self._carried(dt, problem)
-        self.last = step
-        scale = likely_scale(self.localizer)
-        return replace(step, forward_m=step.forward_m * scale, left_m=step.left_m * scale, sigma_m=step.sigma_m * scale)
-
-    def _carried(self, dt_s: float, problem: str) -> OdometryStep:
-        if self.last is None:
-            raise FrameError(f"no motion between the first two images: {problem}", "give odometry in frames.csv")
-        share = dt_s / self.last.dt_s if self.last.dt_s > 0 else 1.0
-        forward, left = self.last.forward_m * share, self.last.left_m * share
-        sigma = UNKNOWN_STEP_SHARE * math.hypot(forward, left)
-        return OdometryStep(forward, left, 0.0, sigma, math.radians(20), dt_s, f"motion carried on: {problem}")
-
-
-def _summary(updates: Sequence[Update], frames: Sequence[Frame], grid: Grid) -> dict[str, object]:
+def _summary(updates: Sequence[Update], notes: list[str]) -> dict[str, object]:
     believed = [update for update in updates if update.fix.is_believed]
-    errors = sorted(update.error_m for update in believed if update.truth is not None)
+    errors = [update.error_m for update in believed if update.truth is not None]
     last = believed[-1].fix.wgs84() if believed else None
     return {
-        "frames": len(frames),
+        "frames": len(updates),
         "converged_at": next((i + 1 for i, update in enumerate(updates) if update.fix.is_believed), None),
         "believed_frames": len(believed),
         "final_state": updates[-1].fix.state,
         "last_lat_deg": round(last[0], 7) if last else None,
         "last_lon_deg": round(last[1], 7) if last else None,
         "last_radius95_m": round(believed[-1].fix.radius95_m, 1) if believed else None,
-        "median_error_m": round(errors[len(errors) // 2], 1) if errors else None,
-        "largest_error_m": round(errors[-1], 1) if errors else None,
+        "median_error_m": round(median(errors), 1) if errors else None,
+        "largest_error_m": round(max(errors), 1) if errors else None,
         "why_not": updates[-1].fix.reason or None,
+        "notes": notes,
     }
 
 
@@ -223,6 +202,14 @@ def _sentence(summary: dict[str, object]) -> str:
     if summary["median_error_m"] is not None:
         text += f"; error {summary['median_error_m']} m median, {summary['largest_error_m']} m at most"
     return text
+
+
+def _warn(notes: Sequence[str]) -> None:
+    """What had to be handled, counted, the first of it in words."""
+    for note in notes[:NOTES_SHOWN]:
+        print(f"note: {note}", file=sys.stderr)
+    if len(notes) > NOTES_SHOWN:
+        print(f"note: … and {len(notes) - NOTES_SHOWN} more; --json lists all {len(notes)}", file=sys.stderr)
 
 
 command = Command(

@@ -48,6 +48,7 @@ from kittiwake_runtime.localization.raster import MapSource
 
 DEFAULT_GEOREF_SIGMA_M = 10.0
 TASK = "localization.descriptor"
+DEFAULT_BUNDLE = "localization-descriptor"
 TRAINED_GSD_M = (1.0, 10.0)
 
 _TILE_CELLS = 384
@@ -134,11 +135,13 @@ def build_index(
 
 
 def find_bundle(path_or_name: str | os.PathLike[str] | None = None) -> Bundle:
-    """The model to describe ground with: the one that is named, or the trained one that is installed.
+    """The model to describe ground with: the one that is named, or else the one that ships with Kittiwake.
+
+    Where that is not installed, the only other one.
 
     Raises:
         BundleError: the named one can't be opened.
-        MapError: it is a model for something else; or none is named, and not exactly one is installed.
+        MapError: it is a model for something else; or none is named, and it is not clear which is meant.
     """
     if path_or_name is not None:
         named = Bundle.open(path_or_name)
@@ -146,8 +149,7 @@ def find_bundle(path_or_name: str | os.PathLike[str] | None = None) -> Bundle:
             raise MapError(f"{named.name} is a model for {named.task}", f"name a bundle for {TASK}")
         return named
     found = [bundle for bundle in map(Bundle.open, installed_bundles()) if bundle.task == TASK]
-    # A model made by hand names no training data; it is there to be compared with.
-    best = [bundle for bundle in found if bundle.training.data] or found
+    best = [bundle for bundle in found if bundle.name == DEFAULT_BUNDLE][:1] or found
     if len(best) != 1:
         names = ", ".join(bundle.name for bundle in best) or "none"
         raise MapError(

@@ -53,7 +53,7 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     build.add_argument("-o", "--output", required=True, help="the .kwmap file to write")
     build.add_argument("--footprint", type=float, default=160.0, metavar="M",
                        help="diameter of the ground that a descriptor sees (default: 160)")  # fmt: skip
-    build.add_argument("--bundle", help="a model's folder or name (default: the trained one that is installed)")
+    build.add_argument("--bundle", help="a model's folder or name (default: the one that ships with Kittiwake)")
     build.add_argument("--crs", help="CRS of rasters that have none, such as EPSG:32633")
     build.add_argument("--grid", help="projected metric CRS of the index (default: the map's own, or UTM)")
     build.add_argument("--date", help="day of the imagery, YYYY-MM-DD")

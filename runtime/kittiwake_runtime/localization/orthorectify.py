@@ -29,8 +29,8 @@ Dem = Callable[[Floats, Floats], Floats]
 
 MIN_SEEN_SHARE = 0.5
 MOSTLY_SEEN_SHARE = 0.9
-COARSEST_IMAGE_SAMPLE = 1.5
-"""Samples of an index that an image pixel may cover before its ground looks blurred beside the map's."""
+MOST_VIEW_DISCS = 4.0
+"""Footprints that the view may span before most of it goes unused, and a larger footprint would tell more."""
 
 _SUPERSAMPLES = 4
 _DEM_STEPS = 20
@@ -141,13 +141,15 @@ def max_footprint_m(camera: Camera, height_agl_m: float) -> float:
 def usable_heights_m(camera: Camera, footprint_m: float) -> tuple[float, float]:
     """Lowest and highest height above ground from which a camera can use an index, in level flight.
 
-    Lower, the disc is not mostly in view; higher, an image pixel covers more than 1.5 samples of the index.
-    The range is empty (lowest above highest) for a camera with too few pixels.
+    Lower, the disc is not mostly in view. Higher, it is less than a quarter as wide as the largest disc in view, or
+    fewer image pixels than samples of the index lie across it. The range is empty (lowest above highest) for a
+    camera with too few pixels.
     """
     ahead = _unit_view(camera)
+    lowest_m = footprint_m / _footprint_per_height(camera)
     forward, left, _ = _centre(ahead, _footprint_per_height(camera))
-    coarsest_m = COARSEST_IMAGE_SAMPLE * footprint_m / DISC_PX
-    return footprint_m / _footprint_per_height(camera), coarsest_m / ahead.sample_m(forward, left)
+    sharp_m = footprint_m / DISC_PX / ahead.sample_m(forward, left)
+    return lowest_m, min(MOST_VIEW_DISCS * lowest_m, sharp_m)
 
 
 class _View:

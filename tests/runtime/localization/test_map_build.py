@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,17 +216,18 @@ def test_an_index_of_another_model_is_refused_with_the_command_that_mends_it(
         assert caught.value.hint == command
 
 
-def test_the_trained_model_is_found(
+def test_the_shipped_model_is_the_default(
     tmp_path: Path, make_box_bundle: Callable[[Path, str], Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_hand, trained = (make_box_bundle(tmp_path, name) for name in ("by-hand", "trained"))
-    trained = replace(trained, training=replace(trained.training, data=({"name": "a place"},)))
-    bundles = {bundle.root: bundle for bundle in (by_hand, trained)}
-    monkeypatch.setattr(map_build.Bundle, "open", lambda path: bundles[path])
-    for found, expected in (([by_hand.root], by_hand), ([by_hand.root, trained.root], trained)):
-        monkeypatch.setattr(map_build, "installed_bundles", lambda found=found: found)
-        assert find_bundle() is expected
-    for found in ([], [by_hand.root, by_hand.root]):
-        monkeypatch.setattr(map_build, "installed_bundles", lambda found=found: found)
+    by_hand, shipped = (make_box_bundle(tmp_path, name) for name in ("by-hand", map_build.DEFAULT_BUNDLE))
+    for found, expected in (
+        ([by_hand], by_hand),
+        ([by_hand, shipped], shipped),
+        ([shipped, by_hand, shipped], shipped),  # $KITTIWAKE_MODELS and the installed package may both hold it
+    ):
+        monkeypatch.setattr(map_build, "installed_bundles", lambda found=found: [bundle.root for bundle in found])
+        assert find_bundle().sha256 == expected.sha256
+    for found in ([], [by_hand, by_hand]):
+        monkeypatch.setattr(map_build, "installed_bundles", lambda found=found: [bundle.root for bundle in found])
         with pytest.raises(MapError, match=f"{len(found)} models"):
             find_bundle()

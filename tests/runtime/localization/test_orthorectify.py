@@ -183,10 +183,15 @@ def test_usable_heights_are_those_that_work() -> None:
     blank = np.zeros((300, 400), np.uint8)
     seen = orthorectify(blank, camera, (0.0, 0.0, 0.0), lowest, 160.0 / 33).seen_share
     assert seen == pytest.approx(0.9, abs=0.02)
-    # At the highest, a pixel covers 1.5 samples: height / focal length.
-    assert highest / camera.fx == pytest.approx(1.5 * 160.0 / 33, rel=1e-3)
+    # At the highest, four footprints span the view.
+    assert max_footprint_m(camera, highest) == pytest.approx(4 * 160.0)
     lever = Camera.from_fov(400, 300, 60.0, Mount(x_m=5.0))
     assert usable_heights_m(lever, 160.0) == pytest.approx((lowest, highest))
+    # With few pixels, one of them covers a sample at the highest: height / focal length.
+    coarse = Camera.from_fov(80, 60, 60.0)
+    lowest, highest = usable_heights_m(coarse, 160.0)
+    assert lowest < highest < 4 * lowest
+    assert highest / coarse.fx == pytest.approx(160.0 / 33, rel=1e-3)
 
 
 @pytest.mark.data
