@@ -16,6 +16,10 @@ With ``--uncorrected``, the 19.7 m lead and the map's shift are left as they are
 ``camera.json`` would have.
 
     python benchmarks/drone_photos.py -o out/drone
+    kittiwake map build out/drone/map.tif -o out/drone/area.kwmap --footprint 80 --georef-sigma 2
+    kittiwake locate --map out/drone/area.kwmap --camera out/drone/camera.yaml --frames out/drone/frames.csv
+
+A photo shows 97 m of ground along the flight and 173 m across: a footprint of 80 m fits into it.
 """
 
 from __future__ import annotations
@@ -162,7 +166,8 @@ def main() -> None:
         )
     except FileNotFoundError as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"{args.output}: map.tif, camera.yaml, frames.csv (odometry made from GPS, seed {args.seed})")
+    odometry = "no odometry" if args.no_odometry else f"odometry made from GPS, with noise of seed {args.seed}"
+    print(f"{args.output}: map.tif, camera.yaml, frames.csv ({odometry})")
 
 
 if __name__ == "__main__":
