@@ -21,7 +21,7 @@ from kittiwake_runtime.localization.descriptor import rotated_views
 from kittiwake_runtime.localization.flight_log import OdometryStep
 from kittiwake_runtime.localization.footprint import DISC_PX, HEADINGS, disc_mask
 from kittiwake_runtime.localization.frames import Grid
-from kittiwake_runtime.localization.map_format import MapMeta, make_levels
+from kittiwake_runtime.localization.map_format import TILE_PX, MapMeta, encode_tile, make_levels, tile_shape
 from kittiwake_runtime.localization.map_index import MapIndex
 from kittiwake_runtime.localization.map_tiles import SCALE, quantize
 from kittiwake_runtime.localization.map_writer import MapWriter
@@ -267,7 +267,7 @@ class Country:
         if noise is not None:
             strength = np.random.default_rng(noise).uniform(0.4, 1.1)
             seen = seen + strength * _noise_ground((DISC_PX, DISC_PX), noise)
-        return np.where(disc_mask(DISC_PX), seen, np.nan).astype(np.float32)
+        return np.where(disc_mask(DISC_PX), _grey(seen), np.nan).astype(np.float32)
 
     def walk(
         self, seed: int, start: Sequence[float] | None = None, step_m: float = 100.0, inside_m: float = 150.0
@@ -296,6 +296,11 @@ class Country:
             forward, left = (rng.normal(step_m * part, sigma_m) for part in (math.cos(turn), math.sin(turn)))
             measured_turn = turn + rng.normal(0, sigma_turn)
             yield OdometryStep(forward, left, measured_turn, sigma_m, sigma_turn, step_m / 20), (x, y, heading)
+
+
+def _grey(contrast: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Contrast of unit deviation as grey in [0, 1]."""
+    return np.asarray(np.clip(0.5 + 0.15 * contrast, 0, 1), np.float32)
 
 
 def _noise_ground(shape: tuple[int, int], seed: int) -> NDArray[np.float32]:
@@ -360,8 +365,24 @@ def make_country(
     )  # fmt: skip
     with MapWriter(folder / "country.kwmap", meta) as writer:
         writer.put_cells(0, 0, np.where(known[..., None], cells, np.int8(0)), known)
+        # The ground's samples lie in the cells' centres and between them, a picture's half a pixel beside those.
+        between = cv2.blur(ground, (2, 2), anchor=(1, 1))[2 * beyond :, 2 * beyond :][: 2 * rows, : 2 * cols]
+        _put_pictures(writer, meta, _grey(between), known.repeat(2, 0).repeat(2, 1))
     margin_m = beyond * COUNTRY_CELL_M
     return Country(MapIndex.open(folder / "country.kwmap"), engine, ground, west_m - margin_m, north_m + margin_m)
+
+
+def _put_pictures(writer: MapWriter, meta: MapMeta, grey: NDArray[np.float32], known: NDArray[np.bool_]) -> None:
+    """The pyramid of a grey picture in [0, 1] that fills the finest level."""
+    for number, level in enumerate(meta.levels):
+        size, area = (level.width, level.height), cv2.INTER_AREA
+        picture = np.rint(255 * cv2.resize(grey, size, interpolation=area)).astype(np.uint8)
+        seen = cv2.resize(known.astype(np.float32), size, interpolation=area) > 0.5
+        for row, col in np.ndindex(*level.tiles):
+            height, width = tile_shape(level, row, col)
+            tile = np.s_[row * TILE_PX :, col * TILE_PX :]
+            rgb = np.repeat(picture[tile][:height, :width, None], 3, axis=2)
+            writer.put_tile(number, row, col, *encode_tile(rgb, seen[tile][:height, :width]))
 
 
 def _calibration(country: Country, views: int = 200) -> dict[str, Any]:
