@@ -104,11 +104,20 @@ def _lever(patches: Sequence[Patch], scale: float) -> tuple[float, float]:
 
 
 def likely_scale(localizer: Localizer) -> float:
-    """Height over the assumed one, by the filter's belief; 1 while a single height is assumed."""
+    """True height over the one that is assumed for it, by the filter's belief."""
+    return float(_scale_shares(localizer) @ SCALES_UNKNOWN)
+
+
+def scale_std(localizer: Localizer) -> float:
+    """Standard deviation of `likely_scale`."""
+    return math.sqrt(float(_scale_shares(localizer) @ (SCALES_UNKNOWN - likely_scale(localizer)) ** 2))
+
+
+def _scale_shares(localizer: Localizer) -> npt.NDArray[np.float64]:
     shares = localizer.filter.scale_shares
-    if len(shares) != len(SCALES_UNKNOWN):
-        return 1.0
-    return float(np.exp(shares @ np.log(SCALES_UNKNOWN)))
+    if len(shares) != len(SCALES_UNKNOWN):  # nothing was weighed yet
+        return np.full(len(SCALES_UNKNOWN), 1 / len(SCALES_UNKNOWN))
+    return shares
 
 
 def live_line(number: int, update: Update) -> str:

@@ -341,7 +341,7 @@ class _Row:
         try:
             value = float(text)
         except ValueError:
-            raise self.fail(column, f"expected a number, got {text!r}") from None
+            raise self.fail(column, f"expected a number, got {text!r}", "fill it in, or drop the frame") from None
         if not math.isfinite(value):
             raise self.fail(column, f"is {text}", "drop the frame, or fill the gap from its neighbours")
         if abs(value) > limit:

@@ -18,7 +18,7 @@ from ..command import Command
 from ..engines.select import open_engine
 from ..errors import FrameError
 from .camera import Camera, load_camera
-from .flight import Observation, fly, likely_scale, live_line
+from .flight import Observation, fly, likely_scale, live_line, scale_std
 from .flight_log import Frame, OdometryStep, odometry_steps, read_frames, read_image
 from .frames import Grid
 from .localizer import Localizer
@@ -86,12 +86,13 @@ def parse_prior(text: str) -> tuple[float, float, float]:
     Raises:
         FrameError: not three numbers, or beyond their range.
     """
+    example = "for example --prior 60.01,24.9,300, in degrees and metres"
     try:
         lat, lon, radius = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise FrameError(f"--prior {text!r} is not LAT,LON,RADIUS", "for example --prior 60.01,24.9,300") from error
+        raise FrameError(f"--prior {text!r} is not LAT,LON,RADIUS", example) from error
     if not (abs(lat) <= 90 and abs(lon) <= 180 and 0 < radius < math.inf):
-        raise FrameError(f"--prior {text!r} is beyond ±90, ±180 or not a positive radius")
+        raise FrameError(f"--prior {text!r} is beyond ±90, ±180 or not a positive radius", example)
     return lat, lon, radius
 
 
@@ -136,7 +137,7 @@ def _observations(
             image, problem = None, error.message
         if from_images:
             step = odometer.step(image, frame.attitude_rad, height, frame.time_s)
-            step = step and _scaled(step, 1.0 if is_agl else likely_scale(localizer))
+            step = step if is_agl or step is None else _scaled(step, likely_scale(localizer), scale_std(localizer))
         else:
             step = measured[i]
         notes += [f"frame {i + 1}: {note}" for note in (problem, step.note if step else "") if note]
@@ -152,9 +153,10 @@ def _observations(
         )
 
 
-def _scaled(step: OdometryStep, scale: float) -> OdometryStep:
-    """A step measured from an assumed height, at one that is so many times higher."""
-    return replace(step, forward_m=step.forward_m * scale, left_m=step.left_m * scale, sigma_m=step.sigma_m * scale)
+def _scaled(step: OdometryStep, scale: float, std: float) -> OdometryStep:
+    """A step measured in images from an assumed height, with what is known of the true height over that one."""
+    sigma_m = math.hypot(scale * step.sigma_m, std * math.hypot(step.forward_m, step.left_m))
+    return replace(step, forward_m=step.forward_m * scale, left_m=step.left_m * scale, sigma_m=sigma_m)
 
 
 def _height(frame: Frame, args: argparse.Namespace) -> tuple[float, bool]:
