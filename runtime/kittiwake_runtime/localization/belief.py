@@ -270,20 +270,24 @@ class Belief:
         self.mass = moved
 
     def deposit_into(self, coarse: Belief) -> None:
-        """Add this belief's mass to a coarser one of a full circle, cell by cell and heading by heading."""
+        """Add this belief's mass to a coarser one of a full circle, each cell's to the four cells around it.
+
+        So the mean stays where it is, however narrow the belief. A heading goes to the nearest coarse one.
+        """
         _, rows, cols = self.mass.shape
-        x = self.east_m + np.arange(cols) * self.cell_m
-        y = self.north_m - np.arange(rows) * self.cell_m
+        x = self.east_m + np.arange(cols) * self.cell_m - coarse.east_m
+        y = coarse.north_m - self.north_m + np.arange(rows) * self.cell_m
         for k, plane in enumerate(self.mass):
             into = int(np.argmax(np.cos(coarse.headings - self.headings[k])))
-            east = x + self.offset[k, 0] - coarse.offset[into, 0]
-            north = y + self.offset[k, 1] - coarse.offset[into, 1]
-            c = np.rint((east - coarse.east_m) / coarse.cell_m).astype(int)
-            r = np.rint((coarse.north_m - north) / coarse.cell_m).astype(int)
-            inside_c = (c >= 0) & (c < coarse.mass.shape[2])
-            inside_r = (r >= 0) & (r < coarse.mass.shape[1])
-            block = plane[np.ix_(inside_r, inside_c)]
-            np.add.at(coarse.mass[into], (r[inside_r][:, None], c[inside_c][None, :]), block)
+            east, north = self.offset[k] - coarse.offset[into]
+            by_row = _shares((y - north) / coarse.cell_m, coarse.mass.shape[1])
+            by_col = _shares((x + east) / coarse.cell_m, coarse.mass.shape[2])
+            coarse.mass[into] += by_row.T @ plane @ by_col
+
+
+def _shares(at: Float64, cells: int) -> Float32:
+    """``(n, cells) float32``: what each of two neighbouring cells gets of a point at a fractional cell."""
+    return np.maximum(1 - np.abs(at[:, None] - np.arange(cells)), 0).astype(np.float32)
 
 
 def blur_kernel(along: float, across: float, direction_rad: float, reach: int = 1 << 30) -> Float32:

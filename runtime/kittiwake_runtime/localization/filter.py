@@ -38,8 +38,8 @@ class FilterConfig:
 
     Attributes:
         off_map: prior of starting outside the map; also says how large "outside" is beside the map.
-        kidnap: chance in a step that the belief has become wrong (a lost odometry, a carried vehicle).
-        recover: share of the elsewhere mass that a step spreads evenly over the map.
+        kidnap: chance in 100 m of flight that the belief has become wrong (a lost odometry, a carried vehicle).
+        recover: share of the elsewhere mass that 100 m of flight spread evenly over the map; hover spreads none.
         evidence_exponent: tempering of a frame that shares no ground with the last; less where they overlap.
         scale_forget: share of the belief in a scale that each frame spreads evenly over all of them.
         track_std_m: the belief is refined below this position spread,
@@ -129,14 +129,17 @@ class PointMassFilter:
     def predict(self, step: OdometryStep) -> None:
         """Carry the belief along a step of odometry; mass that leaves the map joins the elsewhere hypothesis."""
         config, index = self.config, self.matcher.index
-        self.elsewhere += config.kidnap * (1 - self.elsewhere)
+        flown = float(np.hypot(step.forward_m, step.left_m)) / 100
+        self.elsewhere += (1 - (1 - config.kidnap) ** flown) * (1 - self.elsewhere)
+        if self.is_tracking:
+            self._keep_together(step)
         shift, inside, entering = (0, 0), 0.0, 0.0
         if self.is_tracking:
             shift = self._follow(step)
         elif self.covers_map:
             states = HEADINGS * index.rows * index.cols
             odds = self.elsewhere / max(1 - self.elsewhere, 1e-9) * self._total
-            inside = config.recover * odds / states
+            inside = (1 - (1 - config.recover) ** flown) * odds / states
             entering = odds / (states * self._outside(step))
         else:
             self._make_room(step)
@@ -161,6 +164,13 @@ class PointMassFilter:
         length = float(np.hypot(step.forward_m, step.left_m))
         swept = length / index.cell_m * (1 / index.rows + 1 / index.cols)
         return max(config.off_map / (1 - config.off_map), 2 * swept)
+
+    def _keep_together(self, step: OdometryStep) -> None:
+        """Coarsen before a step that would spread the belief beyond its small window (a reset, a long blind leg)."""
+        moments = self.belief.moments()
+        across_m = float(np.hypot(step.forward_m, step.left_m)) * moments.heading_std_rad
+        if np.sqrt(moments.std_m**2 + 2 * step.sigma_m**2 + across_m**2) > self.config.area_std_m:
+            self._coarsen(moments)
 
     def _follow(self, step: OdometryStep) -> tuple[int, int]:
         """Whole cells (rows, cols) that keep the window around the vehicle."""
@@ -275,9 +285,8 @@ class PointMassFilter:
         east, north = index.e0 + col * index.cell_m, index.n0 - row * index.cell_m
         coarse = uniform(rows, cols, east, north, index.cell_m, HEADINGS)
         coarse.mass[...] = 0
-        # The coarse headings are laid so that four fine ones fall into each.
-        turn = np.mean(self.belief.headings[:REFINE] - self.belief.headings[0]) + self.belief.headings[0]
-        coarse.headings = (coarse.headings + turn) % (2 * np.pi)
+        # The mean heading is one of the coarse ones, or else a long step would go astray by half their spacing.
+        coarse.headings = (coarse.headings + moments.heading_rad) % (2 * np.pi)
         self.belief.deposit_into(coarse)
         self._replace(coarse)
 

@@ -92,7 +92,7 @@ class Localizer:
         self._turned = 0.0
         self._matched_s = -math.inf
         self._since_match_m = math.inf
-        self._supported = False
+        self._time_s = -math.inf
 
     def reset(self) -> None:
         """Start again from nothing."""
@@ -144,12 +144,18 @@ class Localizer:
             The fix at this frame; look at its `state` before its position.
 
         Raises:
-            FrameError: the odometry is not finite.
+            FrameError: the odometry is not finite, or the time does not come after the last frame's.
         """
         started = time.perf_counter()
+        if not time_s > self._time_s:
+            raise FrameError(
+                f"a frame at {time_s} s does not come after {self._time_s} s",
+                "hand frames over in order of time, each once; reset() starts another flight",
+            )
         stages: dict[str, float] = {}
         if step is not None:
             self._predict(step)
+        self._time_s = time_s
         stages["predict"] = 1e3 * (time.perf_counter() - started)
         patches = [] if patch is None else [patch] if isinstance(patch, np.ndarray) else list(patch)
         evidence, why = self._weigh(patches, lever, reason)

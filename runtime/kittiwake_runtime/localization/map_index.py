@@ -210,6 +210,8 @@ class MapIndex:
         level = self.meta.levels[number]
         rgb, mask = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.bool_)
         bottom, right = min(top + height, level.height), min(left + width, level.width)
+        if bottom <= top or right <= left:  # it begins beyond the map
+            return rgb, mask
         for row in range(max(top, 0) // TILE_PX, -(-bottom // TILE_PX)):
             for col in range(max(left, 0) // TILE_PX, -(-right // TILE_PX)):
                 tile, seen = self._tile(number, row, col)

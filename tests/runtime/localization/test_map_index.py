@@ -181,8 +181,9 @@ def test_beyond_the_map_and_in_its_holes_nothing_is_seen(tmp_path: Path) -> None
         expected[:100, :160] = False  # its hole, 600 m by 400 m
         assert (seen == expected).mean() > 0.99
         assert (picture[~seen] == 0).all()
-        far, unseen = index.image((0.0, 0.0, 100.0, 100.0), 5.0)
-        assert not unseen.any() and far.shape == (20, 20, 3)
+        for west, south in ((0.0, 0.0), (WEST + 3600, NORTH - 200), (WEST + 200, NORTH - 3200), (WEST, NORTH + 50)):
+            far, unseen = index.image((west, south, west + 100.0, south + 100.0), 5.0)
+            assert not unseen.any() and far.shape == (20, 20, 3)
         with pytest.raises(MapError, match="empty"):
             index.image((0.0, 0.0, 1.0, 1.0), 5.0)
 
