@@ -231,7 +231,7 @@ class PointMassFilter:
         headings = self.belief.headings
         tracking = self.is_tracking
         asked = headings[significant_planes(self.belief)] if tracking else headings
-        queries = [self.matcher.queries(patch, asked) for patch in patches]
+        queries = [self.matcher.query(patch, asked) for patch in patches]
         c, s = np.cos(headings), np.sin(headings)
         offset = np.stack([c * lever[0] - s * lever[1], s * lever[0] + c * lever[1]], 1)
         weigh = self.matcher.weigh_track if tracking else self.matcher.weigh_area

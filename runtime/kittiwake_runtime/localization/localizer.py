@@ -37,7 +37,7 @@ class LocalizerConfig:
     """When a belief becomes a fix, and when it stops being one.
 
     Attributes:
-        likelihood: how scores become ratios: ``kernel_density``, ``parametric`` or ``softmax``.
+        likelihood: how scores become ratios: ``softmax``, ``kernel_density`` or ``parametric``.
         converged_std_m: largest position spread (root of the covariance's trace) of a converged belief.
         converged_elsewhere: largest probability of being elsewhere when convergence is declared.
         converged_evidence: least mean evidence (nats a frame) of the last `evidence_frames` then.
@@ -48,7 +48,7 @@ class LocalizerConfig:
         filter: what the filter assumes.
     """
 
-    likelihood: str = "kernel_density"
+    likelihood: str = "softmax"
     converged_std_m: float = 60.0
     converged_elsewhere: float = 0.01
     converged_evidence: float = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -9,14 +10,38 @@ import numpy as np
 import numpy.typing as npt
 
 from .belief import Belief, Float32, Float64, parallel, single_threaded_blas
+from .dense import NULL as DENSE_NULL
+from .dense import DenseMatcher
 from .descriptor import Descriptor, rotated_views
-from .likelihood import Likelihood
+from .likelihood import LEVELS, Likelihood
 from .map_index import MapIndex
 
 BLOCK_CELLS = 16384
 """Cells scored at once: the block of scores stays in the processor's cache until it has been used."""
 
-BACKGROUND_SAMPLES = 20000
+LOCAL_EXPONENT = 0.4
+"""Tempers the ratios of a descriptor between neighbouring states: their discs share most of the ground, and a
+slope that fits far places is too steep for near ones (2 in place of 4.1 within 40 m)."""
+
+BACKGROUND_CELLS = 8192
+"""Cells, spread evenly over the map, that say how a frame's scores lie where the vehicle is not."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """One patch at several headings, standardized by its own background.
+
+    Attributes:
+        views: ``(K, 2, 33, 33) float32`` the patch turned north up for each heading.
+        vectors: ``(K, D) float32``; ``vectors @ int8_cell + bias`` is z.
+        bias: of z.
+        background: ``(256,) int64`` how often each level of the likelihood's table occurs over the map.
+    """
+
+    views: Float32
+    vectors: Float32
+    bias: float
+    background: npt.NDArray[np.int64]
 
 
 class Matcher:
@@ -32,41 +57,43 @@ class Matcher:
         self.index, self.descriptor, self.likelihood = index, descriptor, likelihood
         self.valid = np.asarray(index.valid)
         self.all_valid = bool(self.valid.all())
-        self._mean, self._covariance = self._background()
+        self.dense = DenseMatcher(index)
+        self._sample = self._even_sample()
 
-    def _background(self) -> tuple[Float64, Float64]:
-        """Mean and covariance of the map's int8 descriptors, from an even sample of valid cells."""
-        cells = np.flatnonzero(self.valid)
-        rows_used = max(1, BACKGROUND_SAMPLES // max(1, self.index.cols))
-        rows = np.unique(np.linspace(0, self.index.rows - 1, min(rows_used, self.index.rows)).astype(int))
-        if len(cells) == 0:
-            return np.zeros(self.index.dim), np.eye(self.index.dim)
-        sample = [self.index.rows_checked(int(r), int(r) + 1)[0][self.valid[r]] for r in rows]
-        vectors = np.concatenate(sample).astype(np.float64)
-        if len(vectors) < 2:
-            return np.zeros(self.index.dim), np.eye(self.index.dim)
-        return vectors.mean(0), np.cov(vectors.T)
+    def _even_sample(self) -> Float32:
+        """``(n, D) float32`` descriptors of valid cells, a few from each of many rows."""
+        rows, cols = self.valid.shape
+        used = np.unique(np.linspace(0, rows - 1, min(rows, 256)).astype(int))
+        every = max(1, len(used) * cols // BACKGROUND_CELLS)
+        sample = []
+        for number, row in enumerate(used):
+            # Neighbouring rows begin at other columns, so that no fence line is sampled from end to end.
+            columns = np.arange(number * 7919 % every, cols, every)
+            columns = columns[self.valid[row, columns]]
+            sample.append(self.index.rows_checked(int(row), int(row) + 1)[0][columns])
+        return np.concatenate(sample).astype(np.float32)
 
-    def queries(self, patch: Float32, headings: Float64) -> tuple[Float32, float]:
-        """Standardized queries of one patch.
+    def query(self, patch: Float32, headings: Float64) -> Query:
+        """Describe a patch at several headings and standardize it.
 
         Args:
             patch: ``(33, 33) float32``, up is forward, NaN unseen.
             headings: ``(K,)`` radians counter-clockwise from grid east.
-
-        Returns:
-            ``(K, D) float32`` and a bias, such that ``query @ int8_cell + bias`` is z.
         """
-        vectors = self.descriptor.describe(rotated_views(patch, headings))[:, :, 0, 0].astype(np.float64)
-        means = vectors @ self._mean
-        variance = np.einsum("kd,de,ke->k", vectors, self._covariance, vectors).mean() + means.var()
-        std = max(float(np.sqrt(variance)), 1e-9)
-        return (vectors / std).astype(np.float32), -float(means.mean()) / std
+        views = rotated_views(patch, headings)
+        vectors = self.descriptor.describe(views)[:, :, 0, 0]
+        if not len(self._sample):
+            return Query(views, vectors, 0.0, np.ones(LEVELS, np.int64))
+        with single_threaded_blas():
+            scores = self._sample @ vectors.T
+        mean, std = float(scores.mean()), max(float(scores.std()), 1e-9)
+        z = (scores - mean) / std
+        return Query(views, vectors / np.float32(std), -mean / std, self.likelihood.levels(z))
 
     def weigh_area(
         self,
         belief: Belief,
-        queries: list[tuple[Float32, float]],
+        queries: list[Query],
         lever: Float64,
         exponent: float,
         shares: Float64,
@@ -93,20 +120,23 @@ class Matcher:
         before = belief.total()
         if r_hi <= r_lo or c_hi <= c_lo:
             return np.ones(len(queries))
-        table = self.likelihood.table(exponent)
+        tables = [self.likelihood.table(query.background, exponent) for query in queries]
         height = max(1, BLOCK_CELLS // (c_hi - c_lo))
         starts = range(r_lo, r_hi, height)
 
         def block(start: int) -> Float64:
             stop = min(start + height, r_hi)
-            ratios = [self._ratios(q, start, stop, c_lo, c_hi, table) for q in queries]
+            ratios = [
+                self._ratios(query, start, stop, c_lo, c_hi, table)
+                for query, table in zip(queries, tables, strict=True)
+            ]
             return _apply(belief.mass, ratios, shares, (start - row0, stop - row0), c_lo - col0, moved)
 
         with single_threaded_blas():
             gained = np.sum(parallel(block, starts), axis=0)
         return np.asarray(1 + gained / max(before, 1e-300))
 
-    def _ratios(self, query: tuple[Float32, float], r0: int, r1: int, c0: int, c1: int, table: Float32) -> Float32:
+    def _ratios(self, query: Query, r0: int, r1: int, c0: int, c1: int, table: Float32) -> Float32:
         """``(K, rows, cols) float32`` likelihood ratios of a block of cells."""
         ratios = cv2.LUT(self._levels(query, r0, r1, c0, c1), table[None])
         ratios = ratios.reshape(-1, r1 - r0, c1 - c0)
@@ -114,43 +144,50 @@ class Matcher:
             ratios[:, ~self.valid[r0:r1, c0:c1]] = 1
         return np.asarray(ratios, np.float32)
 
-    def _levels(self, query: tuple[Float32, float], r0: int, r1: int, c0: int, c1: int) -> npt.NDArray[np.uint8]:
+    def _levels(self, query: Query, r0: int, r1: int, c0: int, c1: int) -> npt.NDArray[np.uint8]:
         """``(K, cells) uint8`` steps of the likelihood's table."""
-        vectors, bias = query
         per_z = np.float32(self.likelihood.steps_per_z)
         cells = self.index.rows_checked(r0, r1)[:, c0:c1].reshape(-1, self.index.dim).astype(np.float32)
-        scores = (vectors * per_z) @ cells.T
-        zero: Any = (bias - self.likelihood.lo) * float(per_z)
+        scores = (query.vectors * per_z) @ cells.T
+        zero: Any = (query.bias - self.likelihood.lo) * float(per_z)
         return np.asarray(cv2.add(scores, zero, dtype=cv2.CV_8U), np.uint8)
 
     def weigh_track(
         self,
         belief: Belief,
-        queries: list[tuple[Float32, float]],
+        queries: list[Query],
         lever: Float64,
         exponent: float,
         shares: Float64,
     ) -> Float64:
-        """The same for a belief finer than the index: scores are interpolated at its states.
+        """The same for a belief finer than the index.
 
-        Planes of negligible share are passed over: `queries` hold the headings of the rest, and the passed
-        ones take the ratio of a frame that says nothing. See `weigh_area` for arguments and result.
+        The descriptor's scores, interpolated at the states, say how well the frame fits the belief as a whole.
+        Which state it fits best is asked of the map's own pixels too (`DenseMatcher`), which know better. Planes
+        of negligible share are passed over: `queries` hold the headings of the rest, and the passed ones take
+        the ratio of a frame that says nothing. See `weigh_area` for arguments and result.
         """
-        table = self.likelihood.table(exponent)
-        before = belief.total()
+        before = max(belief.total(), 1e-300)
         kept = significant_planes(belief)
-        gains = np.zeros(len(queries))
-        ratios = np.full(belief.mass.shape, table[0], np.float32)
-        for share, (scale, query) in zip(shares, enumerate(queries), strict=True):
-            fine = self._interpolated(belief, query, lever, kept, table)
-            for slot, k in enumerate(kept):
-                gains[scale] += float((belief.mass[k] * (fine[slot] - 1)).sum(dtype=np.float64))
-                ratios[k] += np.float32(share) * (fine[slot] - table[0])
+        evidence = np.ones(len(queries))
+        nothing = np.float32(DENSE_NULL**exponent)
+        ratios = np.zeros_like(belief.mass)
+        for scale, (share, query) in enumerate(zip(shares, queries, strict=True)):
+            table = self.likelihood.table(query.background, exponent)
+            fits = self._interpolated(belief, query, lever, kept, table)
+            held = (belief.mass[k] * (fit - 1) for k, fit in zip(kept, fits, strict=True))
+            evidence[scale] += sum(float(part.sum(dtype=np.float64)) for part in held) / before
+            found, (rows, cols) = self.dense.ratios(belief, kept, query.views, lever, exponent)
+            weight = np.float32(share * evidence[scale])
+            ratios += weight * nothing
+            for k, fit, dense in zip(kept, fits, found, strict=True):
+                local = (fit[rows, cols] / np.float32(evidence[scale])) ** np.float32(LOCAL_EXPONENT)
+                ratios[k, rows, cols] += weight * (dense * local - nothing)
         belief.mass *= ratios
-        return np.asarray(1 + gains / max(before, 1e-300))
+        return evidence
 
     def _interpolated(
-        self, belief: Belief, query: tuple[Float32, float], lever: Float64, kept: list[int], table: Float32
+        self, belief: Belief, query: Query, lever: Float64, kept: list[int], table: Float32
     ) -> list[Float32]:
         cell = self.index.cell_m
         _, rows, cols = belief.mass.shape

@@ -37,6 +37,9 @@ FINE_BINS = 8 * BINS
 Z_RANGE = (-6.0, 14.0)
 SCORE_RANGE = (-1.0, 1.0)
 
+STATES_AROUND = 8
+"""States beside the right one that share its peak: half a cell and half a heading to each side."""
+
 # Position and heading between the bins are drawn apart; these are the remaining errors of a real view.
 FLIGHT = AugmentationConfig(shift_px=0.0, turn_deg=0.0, scale=0.03, tilt=0.02, mix_share=0.0, cut_share=0.0)
 
@@ -61,6 +64,7 @@ class Query:
     """The outcome of one query.
 
     Args:
+        place: name of the place.
         score: of the right state, a cosine.
         z: the same less the mean of all states, in their standard deviations.
         rank: how many wrong states score higher, as a share of them.
@@ -69,6 +73,7 @@ class Query:
         chance: share of the cells that would count as a hit.
     """
 
+    place: str
     score: float
     z: float
     rank: float
@@ -96,13 +101,13 @@ def evaluate(
     for index, place in enumerate(tqdm(places, desc="evaluating", unit="place", disable=None)):
         rng = np.random.default_rng([seed, index])
         for step in config.world_steps if place.source == WORLD else config.imagery_steps:
-            found = _query_place(model, to_device(place, device), step, config.queries, rng)
+            found = _query_place(model, to_device(place, device), place.name, step, config.queries, rng)
             outcomes.setdefault(place.source, []).extend(found)
     return outcomes
 
 
 def _query_place(
-    model: nn.Module, place: DevicePlace, step: float, count: int, rng: np.random.Generator
+    model: nn.Module, place: DevicePlace, name: str, step: float, count: int, rng: np.random.Generator
 ) -> Iterator[Query]:
     map_date, query_date = (int(date) for date in rng.choice(len(place.pixels), size=2, replace=False))
     descriptors, valid = _describe_map(model, place, map_date, step)
@@ -120,7 +125,7 @@ def _query_place(
         views = turn(seen[i : i + 1].expand(HEADINGS, -1, -1, -1), -assumed)
         queries = model(views)[:, :, 0, 0]
         scores = torch.einsum("kd,dhw->khw", queries, descriptors)
-        yield _outcome(scores, valid, centre[i], heading[i])
+        yield _outcome(name, scores, valid, centre[i], heading[i])
 
 
 def _describe_map(model: nn.Module, place: DevicePlace, date: int, step: float) -> tuple[Tensor, Tensor]:
@@ -148,7 +153,7 @@ def _draw_states(valid: Tensor, count: int, generator: torch.Generator) -> tuple
     return cells[pick].flip(1) + offset, heading
 
 
-def _outcome(scores: Tensor, valid: Tensor, centre: Tensor, heading: Tensor) -> Query:
+def _outcome(place: str, scores: Tensor, valid: Tensor, centre: Tensor, heading: Tensor) -> Query:
     rows = torch.arange(valid.shape[0], device=valid.device)[:, None] - centre[1]
     columns = torch.arange(valid.shape[1], device=valid.device)[None, :] - centre[0]
     distance = torch.sqrt(rows**2 + columns**2)
@@ -162,6 +167,7 @@ def _outcome(scores: Tensor, valid: Tensor, centre: Tensor, heading: Tensor) -> 
     best = states.amax(dim=0).argmax()
     z = ((wrong - mean) / std).clamp(*_inside(Z_RANGE))
     return Query(
+        place=place,
         score=float(right),
         z=float((right - mean) / std),
         rank=float((wrong > right).double().mean()),
@@ -193,11 +199,12 @@ def metrics(outcomes: dict[str, list[Query]]) -> list[dict[str, Any]]:
             "auc_within_frame": (100 * (1 - np.mean([q.rank for q in queries])), "%"),
             "auc_pooled": (100 * _pooled_auc(queries), "%"),
             "median_z": (np.median([q.z for q in queries]), "1"),
-            "information": (_information(queries), "nat"),
+            "information": (softmax_calibration(queries)["information"], "nat"),
         }
         listed += [
             {"name": name, "value": round(float(value), 4), "unit": unit, "split": split, "n": n}
             for name, (value, unit) in figures.items()
+            if math.isfinite(value)
         ]
     return listed
 
@@ -206,7 +213,8 @@ def calibration(outcomes: dict[str, list[Query]], places: list[Place]) -> dict[s
     """Counts of right and wrong states by z and by score, from real places alone where there are any.
 
     Each query's wrong states weigh the same, whatever its place's size, and their counts add up to the number
-    of wrong states that were looked at.
+    of wrong states that were looked at. Softmax is fitted to the harder quarter of the places: a flight's ground
+    may be harder than most, and a slope too low costs some updates where one too high costs the track.
     """
     sources = [source for source in outcomes if source != WORLD] or list(outcomes)
     queries = [query for source in sources for query in outcomes[source]]
@@ -227,6 +235,7 @@ def calibration(outcomes: dict[str, list[Query]], places: list[Place]) -> dict[s
     return {
         "z": histogram(1, "z", Z_RANGE),
         "score": histogram(0, "score", SCORE_RANGE),
+        "softmax": softmax_calibration(_harder(queries)),
         "headings": HEADINGS,
         "n_positive": len(queries),
         "n_negative": int(looked_at),
@@ -242,11 +251,36 @@ def _pooled_auc(queries: list[Query]) -> float:
     return float(np.mean(np.interp([q.score for q in queries], edges, below)))
 
 
-def _information(queries: list[Query]) -> float:
-    """Mean log-likelihood ratio of the right state, nats, with densities of z by Gaussian kernels."""
-    centres = np.linspace(*Z_RANGE, FINE_BINS, endpoint=False) + (Z_RANGE[1] - Z_RANGE[0]) / (2 * FINE_BINS)
+def _harder(queries: list[Query]) -> list[Query]:
+    """The queries of the quarter of the places whose right states stand out least."""
+    by_place: dict[str, list[Query]] = {}
+    for query in queries:
+        by_place.setdefault(query.place, []).append(query)
+    hardest = sorted(by_place.values(), key=lambda found: float(np.mean([query.z for query in found])))
+    return [query for found in hardest[: math.ceil(len(hardest) / 4)] for query in found]
+
+
+def softmax_calibration(queries: list[Query]) -> dict[str, float]:
+    """The slope and the null share that give the right states the highest probability, frame by frame.
+
+    A frame's states share its probability as (1 - null) exp(slope z) / mean(exp(slope z)) + null; temperature
+    scaling (Guo et al., ICML 2017) with a floor, which is the runtime's likelihood ``softmax``.
+
+    Returns:
+        ``slope``, ``null`` and ``information``: the right states' mean log-ratio to an even share, nats. It is
+        bounded by the states of a map, so that maps of other sizes give other figures.
+    """
+    width = (Z_RANGE[1] - Z_RANGE[0]) / FINE_BINS
+    centres = Z_RANGE[0] + (np.arange(FINE_BINS) + 0.5) * width
     z = np.array([q.z for q in queries])
-    kernel = np.exp(-0.5 * ((centres[:, None] - z[None]) / 0.4) ** 2).sum(axis=1)
-    wrong = np.sum([q.wrong[1] for q in queries], axis=0)
-    right_share, wrong_share = kernel / kernel.sum(), (wrong + 0.5) / (wrong + 0.5).sum()
-    return float(np.mean(np.interp(z, centres, np.log(right_share + 1e-9) - np.log(wrong_share))))
+    wrong = np.array([q.wrong[1] for q in queries])
+    best = {"slope": 0.0, "null": 0.0, "information": -math.inf}
+    for slope in np.arange(0.5, 8.01, 0.125):
+        right = np.exp(slope * (z - Z_RANGE[1]))
+        everywhere = wrong @ np.exp(slope * (centres - Z_RANGE[1])) + STATES_AROUND * right
+        ratio = right / everywhere * (wrong.sum(axis=1) + STATES_AROUND)
+        for null in (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3):
+            information = float(np.log((1 - null) * ratio + null).mean())
+            if information > best["information"]:
+                best = {"slope": float(slope), "null": null, "information": information}
+    return best
