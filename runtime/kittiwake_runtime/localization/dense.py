@@ -75,7 +75,7 @@ class DenseMatcher:
                     [0, scale, (top - north - shift[1]) / self.index.gsd_m - inset],
                 ]
             )
-            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
             cv2.warpAffine(surface, to_surface, size, out, flags=flags, borderMode=cv2.BORDER_REPLICATE)
         mass = belief.mass[planes][:, rows, cols]
         return _fair(found, mass, exponent), window
