@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from tqdm import tqdm
 
@@ -38,7 +39,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=Path, required=True, help="frames.csv: images, attitude, height, odometry")
     parser.add_argument("-o", "--output", type=Path, default=Path("out/locate"), help="folder (%(default)s)")
     parser.add_argument("--bundle", help="model, by path or name (default: the one that made the map)")
-    parser.add_argument("--prior", help="LAT,LON,RADIUS in degrees and metres (95 %%); soft: a wrong one only delays")
+    parser.add_argument(
+        "--prior",
+        help="LAT,LON,RADIUS in degrees and metres (95 %%); soft. In the south with =, as --prior=-33.9,18.4,500",
+    )
     parser.add_argument("--use-heading", action="store_true", help="take the first frame's yaw as a soft prior")
     parser.add_argument("--height-m", type=float, help="rough height above ground where the frames have none, ± 30 %%")
     parser.add_argument("--visual-odometry", action="store_true", help="take the motion from the images in any case")
@@ -47,6 +51,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     camera, frames = load_camera(args.camera), read_frames(args.frames)
+    args.output.mkdir(parents=True, exist_ok=True)
     with MapIndex.open(args.map) as index:
         bundle = Bundle.open(args.bundle or index.meta.bundle_name)
         with open_engine(bundle) as engine:
@@ -55,12 +60,10 @@ def _run(args: argparse.Namespace) -> int:
             canvas, notes = Canvas.of(index), list[str]()
             updates = _fly(localizer, camera, frames, canvas, notes, args)
         summary = _summary(updates, notes)
-        args.output.mkdir(parents=True, exist_ok=True)
         fixes = [update.fix for update in updates]
         write_track_csv(fixes, args.output / "track.csv")
         write_track_geojson(fixes, args.output / "track.geojson")
-        facts = {key.replace("_", " "): str(value) for key, value in summary.items() if value not in (None, [])}
-        facts |= {"map": args.map.name, "imagery": str(index.imagery_date), "model": bundle.name}
+        facts = _facts(summary, index)
         page = write_report(args.output, canvas, updates, title=f"{args.frames} on {args.map.name}", facts=facts)
     if args.json:
         print(json.dumps(summary))
@@ -178,7 +181,7 @@ def _truth(frame: Frame, grid: Grid) -> tuple[float, float] | None:
     return float(east), float(north)
 
 
-def _summary(updates: Sequence[Update], notes: list[str]) -> dict[str, object]:
+def _summary(updates: Sequence[Update], notes: list[str]) -> dict[str, Any]:
     believed = [update for update in updates if update.fix.is_believed]
     errors = [update.error_m for update in believed if update.truth is not None]
     last = believed[-1].fix.wgs84() if believed else None
@@ -197,13 +200,29 @@ def _summary(updates: Sequence[Update], notes: list[str]) -> dict[str, object]:
     }
 
 
-def _sentence(summary: dict[str, object]) -> str:
+def _sentence(summary: dict[str, Any]) -> str:
     if summary["converged_at"] is None:
         return f"not found on this map in {summary['frames']} frames: {summary['why_not']}"
     text = f"found at frame {summary['converged_at']} of {summary['frames']}; believed in {summary['believed_frames']}"
     if summary["median_error_m"] is not None:
         text += f"; error {summary['median_error_m']} m median, {summary['largest_error_m']} m at most"
     return text
+
+
+def _facts(summary: dict[str, Any], index: MapIndex) -> dict[str, str]:
+    """What the page says beside the pictures."""
+    facts = {"result": _sentence(summary)}
+    if summary["converged_at"] is not None:
+        place = f"{summary['last_lat_deg']:.6f}°, {summary['last_lon_deg']:.6f}°"
+        facts["last believed"] = f"{place}, within {summary['last_radius95_m']} m with 95 %"
+    if notes := summary["notes"]:
+        facts["handled"] = "; ".join(notes[:NOTES_SHOWN]) + (f"; {len(notes)} in all" if notes[NOTES_SHOWN:] else "")
+    imagery = f"imagery of {index.imagery_date or 'an unknown date'}, exact to {index.georef_sigma_m:g} m"
+    return facts | {
+        "map": f"{index.path.name}, {imagery}",
+        "footprint": f"{index.footprint_m:g} m",
+        "model": index.meta.bundle_name,
+    }
 
 
 def _warn(notes: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ Rgb = npt.NDArray[np.uint8]
 GridPoint = tuple[float, float]
 
 TRUE_COLOUR = (255, 255, 255)
-STATE_COLOURS = {"converged": (30, 200, 255), "searching": (255, 170, 40), "lost": (255, 60, 60)}
+BELIEVED_COLOUR = (30, 200, 255)
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ class Canvas:
 
 
 def track_picture(canvas: Canvas, fixes: Sequence[Fix], truth: Sequence[GridPoint] | None = None) -> Rgb:
-    """The map with the true track (white), what was believed (blue) with its 95 % radius, and where it was lost."""
+    """The map with the true track (white), its start as a ring, and what was believed (blue) with its 95 % radius."""
     image = np.ascontiguousarray((canvas.image * 0.75).astype(np.uint8))
     if truth:
         points = np.array([canvas.pixel(*point) for point in truth], np.int32)
         cv2.polylines(image, [points[:, None]], False, (20, 20, 20), 4, cv2.LINE_AA, shift=4)
         cv2.polylines(image, [points[:, None]], False, TRUE_COLOUR, 2, cv2.LINE_AA, shift=4)
         cv2.circle(image, tuple(int(v) for v in points[0]), 16 * 7, TRUE_COLOUR, 2, cv2.LINE_AA, shift=4)
-    colour = STATE_COLOURS["converged"]
-    for before, fix in zip([None, *fixes[:-1]], fixes, strict=True):
+    colour = BELIEVED_COLOUR
+    for before, fix in zip([None, *fixes], fixes, strict=False):
         if not fix.is_believed:
             continue
         here = canvas.pixel(fix.easting_m, fix.northing_m)

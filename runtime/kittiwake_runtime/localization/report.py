@@ -44,14 +44,12 @@ class Update:
 
 def five_moments(updates: Sequence[Update]) -> list[int]:
     """Which updates to show: the first ones, where most happens, the first believed one, and the last."""
-    believed = next((i for i, update in enumerate(updates) if update.fix.is_believed), len(updates) - 1)
-    wanted = [0, believed // 3, (2 * believed) // 3, believed, len(updates) - 1]
-    chosen: list[int] = []
-    for i in wanted:
-        later = next((j for j in range(max(i, 0), len(updates)) if j not in chosen), None)
-        if later is not None:
-            chosen.append(later)
-    return sorted(chosen)
+    last = len(updates) - 1
+    believed = next((i for i, update in enumerate(updates) if update.fix.is_believed), 3 * last // 4)
+    free = set(range(len(updates)))
+    for i in (0, last, believed, believed // 3, 2 * believed // 3)[: len(updates)]:
+        free.discard(min(free, key=lambda j: (abs(j - i), j)))
+    return [i for i in range(len(updates)) if i not in free]
 
 
 def write_report(folder: Path, canvas: Canvas, updates: Sequence[Update], *, title: str, facts: dict[str, str]) -> Path:
@@ -70,21 +68,16 @@ def write_report(folder: Path, canvas: Canvas, updates: Sequence[Update], *, tit
     folder.mkdir(parents=True, exist_ok=True)
     truth = [update.truth for update in updates if update.truth is not None]
     track = track_picture(canvas, [update.fix for update in updates], truth or None)
-    moments = [i for i in five_moments(updates) if updates[i].belief is not None]
-    beliefs = [belief_picture(canvas, _belief(updates[i]), updates[i].truth) for i in moments]
+    shown = [(i, updates[i].belief, updates[i].truth) for i in five_moments(updates)]
+    beliefs = [(i, belief_picture(canvas, belief, truth)) for i, belief, truth in shown if belief is not None]
     write_png(folder / "track.png", track)
     if beliefs:
-        write_png(folder / "belief.png", np.concatenate(beliefs, axis=1))
-    page = _page(title, facts, track, list(zip(moments, beliefs, strict=True)), updates)
+        write_png(folder / "belief.png", np.concatenate([picture for _, picture in beliefs], axis=1))
+    page = _page(title, facts, track, beliefs, updates)
     temporary = folder / "report.html.part"
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, folder / "report.html")
     return folder / "report.html"
-
-
-def _belief(update: Update) -> Float32:
-    assert update.belief is not None
-    return update.belief
 
 
 def write_png(path: Path, image: Rgb) -> None:
@@ -132,7 +125,6 @@ def _page(
     has_truth = any(update.truth is not None for update in updates)
     key = '<p class="key">' + ("<b>○ white</b> true track, " if has_truth else "")
     key += "<b style='color:#0a8fc0'>● blue</b> believed positions with their 95 % radius</p>"
-    chart = error_chart(updates) if has_truth else ""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{_STYLE}</style>'
@@ -140,7 +132,8 @@ def _page(
         f'<div class="top"><div><img alt="track on the map" src="{_embedded(track)}">{key}</div>'
         f'<dl class="facts">{facts_html}</dl></div>'
         f'<h2>The belief at five moments</h2><div class="row">{figures}</div>'
-        f"<p>Heat: probability of the position, five decades. Green ring: the truth.</p>{chart}"
+        f"<p>Heat: probability of the position, five decades.{' Green ring: the truth.' if has_truth else ''}</p>"
+        f"{error_chart(updates)}"
         f"<h2>Milliseconds an update</h2>{_timings(updates)}<h2>Every update</h2>{_table(updates)}</html>"
     )
 
@@ -154,12 +147,11 @@ def _caption(i: int, update: Update) -> str:
 
 
 def error_chart(updates: Sequence[Update]) -> str:
-    """An SVG of the error and the 95 % radius against updates, on a logarithmic scale."""
+    """An SVG of the 95 % radius, and of the error where the truth is known, against updates; a logarithmic scale."""
     width, height, left, bottom = 1100, 300, 60, 34
-    errors = [max(update.error_m, 0.5) for update in updates]
-    radii = [max(update.fix.radius95_m, 0.5) for update in updates]
-    top = 10 ** math.ceil(math.log10(max(*errors, *radii, 10)))
-    decades = math.log10(top)
+    errors = [(i, update.error_m) for i, update in enumerate(updates) if update.truth is not None]
+    radii = [(i, update.fix.radius95_m) for i, update in enumerate(updates)]
+    decades = math.ceil(math.log10(max(value for _, value in [*errors, *radii, (0, 10.0)])))
 
     def x(i: int) -> float:
         return left + (width - left - 10) * (i + 0.5) / len(updates)
@@ -168,7 +160,7 @@ def error_chart(updates: Sequence[Update]) -> str:
         return 10 + (height - bottom - 10) * (1 - math.log10(max(value, 1)) / decades)
 
     grid = ""
-    for k in range(round(decades) + 1):
+    for k in range(decades + 1):
         level = y(10.0**k)
         grid += f'<line x1="{left}" x2="{width}" y1="{level:.1f}" y2="{level:.1f}" stroke="#dde"/>'
         grid += f'<text x="{left - 8}" y="{level + 4:.1f}" text-anchor="end">{10**k} m</text>'
@@ -181,17 +173,19 @@ def error_chart(updates: Sequence[Update]) -> str:
         if update.fix.is_believed
     )
 
-    def line(values: list[float], colour: str, dash: str = "") -> str:
-        points = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in enumerate(values))
+    def line(values: list[tuple[int, float]], colour: str, dash: str = "") -> str:
+        points = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in values)
         return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5" {dash}/>'
 
+    key = "<b style='color:#f39c34'>- -</b> radius that should hold the truth with 95 % &nbsp; shaded: converged"
+    if errors:
+        key = "<b style='color:#0a8fc0'>—</b> error of the mean &nbsp; " + key
     return (
-        "<h2>Error against updates</h2>"
+        f"<h2>{'Error and 95 % radius' if errors else '95 % radius'} against updates</h2>"
         f'<svg viewBox="0 0 {width} {height}" font-size="12" font-family="system-ui" fill="#456">{shade}{grid}'
         + line(radii, "#f39c34", 'stroke-dasharray="6 4"')
-        + line(errors, "#0a8fc0")
-        + "</svg><p><b style='color:#0a8fc0'>—</b> error of the mean &nbsp; <b style='color:#f39c34'>- -</b> radius "
-        "that should hold it with 95 % &nbsp; shaded: converged</p>"
+        + (line(errors, "#0a8fc0") if errors else "")
+        + f"</svg><p>{key}</p>"
     )
 
 
