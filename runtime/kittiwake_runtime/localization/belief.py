@@ -287,7 +287,7 @@ class Belief:
 
 def _shares(at: Float64, cells: int) -> Float32:
     """``(n, cells) float32``: what each of two neighbouring cells gets of a point at a fractional cell."""
-    return np.maximum(1 - np.abs(at[:, None] - np.arange(cells)), 0).astype(np.float32)
+    return np.asarray(np.maximum(1 - np.abs(at[:, None] - np.arange(cells)), 0), np.float32)
 
 
 def blur_kernel(along: float, across: float, direction_rad: float, reach: int = 1 << 30) -> Float32:
