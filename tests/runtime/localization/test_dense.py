@@ -66,7 +66,7 @@ def test_the_state_that_saw_the_view_explains_it_best(country: Any, lever: tuple
     belief = uniform(60, 60, index.e0 + 630.0, index.n0 - 840.0, 2.5, 36)
     heading = 4
     belief.offset[heading] = 1.1, -0.7
-    belief.mass[...] = gaussian(belief, true + (6.0, -5.0), np.eye(2) * 15.0**2)
+    belief.mass[...] = gaussian(belief, true + np.array([6.0, -5.0]), np.eye(2) * 15.0**2)
     patch = country.view(*(true + lever), float(belief.headings[heading]))
     views = rotated_views(patch, belief.headings[[heading]])
     levers = np.tile(np.array(lever), (36, 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -11,12 +13,14 @@ from kittiwake_runtime.localization.likelihood import ESTIMATES, kernel_density,
 MEAN, STD = 3.5, 1.2
 
 
+@cache
 def calibration(n: int = 5_000_000) -> dict[str, object]:
     rng = np.random.default_rng(0)
     lo, hi, bins = -6.0, 10.0, 64
     positive, _ = np.histogram(rng.normal(MEAN, STD, n // 500), bins, (lo, hi))
     negative, _ = np.histogram(rng.normal(0, 1, n), bins, (lo, hi))
-    return {"z": {"lo": lo, "hi": hi, "positive": positive.tolist(), "negative": negative.tolist()}}
+    return {"z": {"lo": lo, "hi": hi, "positive": positive.tolist(), "negative": negative.tolist()},
+            "softmax": {"slope": 2.5, "null": 0.1}}  # fmt: skip
 
 
 def exact(z: np.ndarray) -> np.ndarray:
@@ -31,12 +35,23 @@ def test_estimates_find_the_true_ratio_where_there_is_data(name: str) -> None:
     assert found == pytest.approx(exact(z), abs=0.3)
 
 
+@pytest.mark.parametrize("exponent", [1.0, 0.4])
+@pytest.mark.parametrize("std", [0.8, 1.0, 1.3])
 @pytest.mark.parametrize("name", sorted(ESTIMATES))
-def test_wrong_places_average_to_one(name: str) -> None:
+def test_wrong_places_average_to_one_in_every_frame(name: str, std: float, exponent: float) -> None:
     likelihood = ESTIMATES[name](calibration())
-    z = np.linspace(likelihood.lo, likelihood.hi, 256)
-    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    assert np.sum(density * likelihood.table()) * (z[1] - z[0]) == pytest.approx(1, abs=0.05)
+    z = np.random.default_rng(1).normal(0, std, 100_000).astype(np.float32)
+    table = likelihood.table(likelihood.levels(z), exponent).astype(np.float64)
+    level = np.clip(np.rint((z - likelihood.lo) * likelihood.steps_per_z), 0, 255).astype(int)
+    assert (table[level] ** (1 / exponent)).mean() == pytest.approx(1, abs=1e-3)
+
+
+def test_softmax_shares_a_frame_as_exponentials() -> None:
+    likelihood = softmax(calibration())
+    z = np.array([-1.0, 0.0, 0.5, 4.0], np.float32)
+    wanted = 0.9 * np.exp(2.5 * z) / np.exp(2.5 * z).mean() + 0.1
+    table = likelihood.table(likelihood.levels(z))
+    assert np.interp(z, np.linspace(likelihood.lo, likelihood.hi, 256), table) == pytest.approx(wanted, rel=0.15)
 
 
 @pytest.mark.parametrize("name", sorted(ESTIMATES))
@@ -46,9 +61,12 @@ def test_a_better_score_never_argues_against_a_place(name: str) -> None:
 
 def test_tempering_and_null_bound_what_a_frame_can_do() -> None:
     likelihood = softmax(calibration())
-    assert likelihood.table(0.0) == pytest.approx(1)
-    assert likelihood.table(1.0).min() >= likelihood.null
-    assert np.log(likelihood.table(0.5)) == pytest.approx(0.5 * np.log(likelihood.table(1.0)), abs=1e-5)
+    background = likelihood.levels(np.random.default_rng(2).normal(size=50_000).astype(np.float32))
+    full, half, none = (likelihood.table(background, exponent) for exponent in (1.0, 0.5, 0.0))
+    assert none == pytest.approx(1)
+    assert full.min() == pytest.approx(likelihood.null, abs=1e-3)
+    assert np.log(half) == pytest.approx(0.5 * np.log(full), abs=1e-5)
+    assert np.isfinite(full).all()
 
 
 @pytest.mark.parametrize(

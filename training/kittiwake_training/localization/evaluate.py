@@ -125,7 +125,9 @@ def _query_place(
         views = turn(seen[i : i + 1].expand(HEADINGS, -1, -1, -1), -assumed)
         queries = model(views)[:, :, 0, 0]
         scores = torch.einsum("kd,dhw->khw", queries, descriptors)
-        yield _outcome(name, scores, valid, centre[i], heading[i])
+        outcome = _outcome(name, scores, valid, centre[i], heading[i])
+        if outcome.wrong[1].any():  # a map of a few cells has no wrong ones
+            yield outcome
 
 
 def _describe_map(model: nn.Module, place: DevicePlace, date: int, step: float) -> tuple[Tensor, Tensor]:
@@ -165,14 +167,13 @@ def _outcome(place: str, scores: Tensor, valid: Tensor, centre: Tensor, heading:
     right = scores[aligned.argmax(), centre[1].round().long(), centre[0].round().long()]
     wrong = states[~near]
     best = states.amax(dim=0).argmax()
-    z = ((wrong - mean) / std).clamp(*_inside(Z_RANGE))
     return Query(
         place=place,
         score=float(right),
         z=float((right - mean) / std),
         rank=float((wrong > right).double().mean()),
         off_cells=float(distance[valid][best]),
-        wrong=np.stack([_count(wrong, SCORE_RANGE), _count(z, Z_RANGE)]),
+        wrong=np.stack([_count(wrong, SCORE_RANGE), _count((wrong - mean) / std, Z_RANGE)]),
         chance=float((distance[valid] < HIT_CELLS).double().mean()),
     )
 
@@ -182,7 +183,7 @@ def _inside(limits: tuple[float, float]) -> tuple[float, float]:
 
 
 def _count(values: Tensor, limits: tuple[float, float]) -> NDArray[np.float64]:
-    return torch.histc(values.float(), FINE_BINS, *limits).double().cpu().numpy()
+    return torch.histc(values.float().clamp(*_inside(limits)), FINE_BINS, *limits).double().cpu().numpy()
 
 
 def metrics(outcomes: dict[str, list[Query]]) -> list[dict[str, Any]]:
@@ -204,7 +205,6 @@ def metrics(outcomes: dict[str, list[Query]]) -> list[dict[str, Any]]:
         listed += [
             {"name": name, "value": round(float(value), 4), "unit": unit, "split": split, "n": n}
             for name, (value, unit) in figures.items()
-            if math.isfinite(value)
         ]
     return listed
 
