@@ -236,10 +236,11 @@ class PointMassFilter:
         offset = np.stack([c * lever[0] - s * lever[1], s * lever[0] + c * lever[1]], 1)
         weigh = self.matcher.weigh_track if tracking else self.matcher.weigh_area
         exponent *= self.config.evidence_exponent
-        by_scale = weigh(self.belief, queries, offset, exponent, self.scale_shares)
+        by_scale = weigh(self.belief, self._total, queries, offset, exponent, self.scale_shares)
         evidence = float(self.scale_shares @ by_scale)
         self.scale_shares = self.scale_shares * by_scale / evidence
-        self._total = self.belief.total()
+        # Refinement changes the sum of a track's mass besides; an area's is large, and known.
+        self._total = self.belief.total() if tracking else self._total * evidence
         on_map = (1 - self.elsewhere) * evidence
         self.elsewhere = float(np.clip(self.elsewhere / (self.elsewhere + on_map), 1e-12, 1 - 1e-9))
         self._normalize()

@@ -40,16 +40,12 @@ class Likelihood:
     log_ratio: npt.NDArray[np.float64]
     null: float = 0.05
 
-    def levels(self, z: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """``(256,) int64``: how many of the z fall on each step of the table."""
-        steps = np.clip(np.rint((z - self.lo) * self.steps_per_z), 0, LEVELS - 1)
-        return np.bincount(steps.astype(np.int64).ravel(), minlength=LEVELS)
-
     def table(self, background: npt.NDArray[np.int64], exponent: float = 1.0) -> npt.NDArray[np.float32]:
         """The ratios of one frame.
 
         Args:
-            background: ``(256,) int64`` `levels` of the frame's z over an even sample of the map's states.
+            background: ``(256,) int64`` how often the frame's z falls on each step, over an even sample of the map's
+                states.
             exponent: 0..1, tempers a view that overlaps earlier ones.
 
         Returns:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +14,7 @@ from .dense import DenseMatcher
 from .descriptor import Descriptor, rotated_views
 from .likelihood import LEVELS, Likelihood
 from .map_index import MapIndex
+from .scores import LevelScorer
 
 BLOCK_CELLS = 16384
 """Cells scored at once: the block of scores stays in the processor's cache until it has been used."""
@@ -26,6 +26,9 @@ slope that fits far places is too steep for near ones (2 in place of 4.1 within 
 BACKGROUND_CELLS = 8192
 """Cells, spread evenly over the map, that say how a frame's scores lie where the vehicle is not."""
 
+BACKGROUND_STRIDE = 8
+"""A part of them is enough for mean and deviation; the rest is there for the tail."""
+
 
 @dataclass(frozen=True)
 class Query:
@@ -33,14 +36,12 @@ class Query:
 
     Attributes:
         views: ``(K, 2, 33, 33) float32`` the patch turned north up for each heading.
-        vectors: ``(K, D) float32``; ``vectors @ int8_cell + bias`` is z.
-        bias: of z.
+        levels: of the likelihood's table, for int8 cells.
         background: ``(256,) int64`` how often each level of the likelihood's table occurs over the map.
     """
 
     views: Float32
-    vectors: Float32
-    bias: float
+    levels: LevelScorer
     background: npt.NDArray[np.int64]
 
 
@@ -60,8 +61,8 @@ class Matcher:
         self.dense = DenseMatcher(index)
         self._sample = self._even_sample()
 
-    def _even_sample(self) -> Float32:
-        """``(n, D) float32`` descriptors of valid cells, a few from each of many rows."""
+    def _even_sample(self) -> npt.NDArray[np.int8]:
+        """``(n, D) int8`` descriptors of valid cells, a few from each of many rows."""
         rows, cols = self.valid.shape
         used = np.unique(np.linspace(0, rows - 1, min(rows, 256)).astype(int))
         every = max(1, len(used) * cols // BACKGROUND_CELLS)
@@ -71,7 +72,7 @@ class Matcher:
             columns = np.arange(number * 7919 % every, cols, every)
             columns = columns[self.valid[row, columns]]
             sample.append(self.index.rows_checked(int(row), int(row) + 1)[0][columns])
-        return np.concatenate(sample).astype(np.float32)
+        return np.concatenate(sample)
 
     def query(self, patch: Float32, headings: Float64) -> Query:
         """Describe a patch at several headings and standardize it.
@@ -83,16 +84,18 @@ class Matcher:
         views = rotated_views(patch, headings)
         vectors = self.descriptor.describe(views)[:, :, 0, 0]
         if not len(self._sample):
-            return Query(views, vectors, 0.0, np.ones(LEVELS, np.int64))
+            return Query(views, LevelScorer(vectors, 0.0), np.ones(LEVELS, np.int64))
         with single_threaded_blas():
-            scores = self._sample @ vectors.T
-        mean, std = float(scores.mean()), max(float(scores.std()), 1e-9)
-        z = (scores - mean) / std
-        return Query(views, vectors / np.float32(std), -mean / std, self.likelihood.levels(z))
+            scores = self._sample[::BACKGROUND_STRIDE].astype(np.float32) @ vectors.T
+        mean, per_score = float(scores.mean()), self.likelihood.steps_per_z / max(float(scores.std()), 1e-9)
+        zero = -mean * per_score - self.likelihood.lo * self.likelihood.steps_per_z
+        levels = LevelScorer(vectors * np.float32(per_score), zero)
+        return Query(views, levels, np.bincount(levels(self._sample).ravel(), minlength=LEVELS))
 
     def weigh_area(
         self,
         belief: Belief,
+        total: float,
         queries: list[Query],
         lever: Float64,
         exponent: float,
@@ -102,6 +105,7 @@ class Matcher:
 
         Args:
             belief: its window lies on the index's grid; changed in place.
+            total: sum of its mass.
             queries: for each assumed scale, the queries at the belief's headings.
             lever: ``(K, 2)`` east and north of the view's centre from the vehicle, metres.
             exponent: tempering, 0..1.
@@ -117,7 +121,6 @@ class Matcher:
         margin = int(np.abs(moved).max())
         r_lo, r_hi = max(row0 - margin, 0), min(row0 + belief.mass.shape[1] + margin, self.index.rows)
         c_lo, c_hi = max(col0 - margin, 0), min(col0 + belief.mass.shape[2] + margin, self.index.cols)
-        before = belief.total()
         if r_hi <= r_lo or c_hi <= c_lo:
             return np.ones(len(queries))
         tables = [self.likelihood.table(query.background, exponent) for query in queries]
@@ -132,29 +135,27 @@ class Matcher:
             ]
             return _apply(belief.mass, ratios, shares, (start - row0, stop - row0), c_lo - col0, moved)
 
-        with single_threaded_blas():
-            gained = np.sum(parallel(block, starts), axis=0)
-        return np.asarray(1 + gained / max(before, 1e-300))
+        gained = np.sum(parallel(block, starts), axis=0)
+        if len(queries) == 1:
+            gained[0] = belief.total() - total
+        return np.asarray(1 + gained / max(total, 1e-300))
 
     def _ratios(self, query: Query, r0: int, r1: int, c0: int, c1: int, table: Float32) -> Float32:
         """``(K, rows, cols) float32`` likelihood ratios of a block of cells."""
-        ratios = cv2.LUT(self._levels(query, r0, r1, c0, c1), table[None])
+        ratios = cv2.LUT(query.levels(self._cells(r0, r1, c0, c1)), table[None])
         ratios = ratios.reshape(-1, r1 - r0, c1 - c0)
         if not self.all_valid:
             ratios[:, ~self.valid[r0:r1, c0:c1]] = 1
         return np.asarray(ratios, np.float32)
 
-    def _levels(self, query: Query, r0: int, r1: int, c0: int, c1: int) -> npt.NDArray[np.uint8]:
-        """``(K, cells) uint8`` steps of the likelihood's table."""
-        per_z = np.float32(self.likelihood.steps_per_z)
-        cells = self.index.rows_checked(r0, r1)[:, c0:c1].reshape(-1, self.index.dim).astype(np.float32)
-        scores = (query.vectors * per_z) @ cells.T
-        zero: Any = (query.bias - self.likelihood.lo) * float(per_z)
-        return np.asarray(cv2.add(scores, zero, dtype=cv2.CV_8U), np.uint8)
+    def _cells(self, r0: int, r1: int, c0: int, c1: int) -> npt.NDArray[np.int8]:
+        """``(cells, D) int8`` descriptors of a block of the index."""
+        return self.index.rows_checked(r0, r1)[:, c0:c1].reshape(-1, self.index.dim)
 
     def weigh_track(
         self,
         belief: Belief,
+        total: float,
         queries: list[Query],
         lever: Float64,
         exponent: float,
@@ -167,7 +168,6 @@ class Matcher:
         of negligible share are passed over: `queries` hold the headings of the rest, and the passed ones take
         the ratio of a frame that says nothing. See `weigh_area` for arguments and result.
         """
-        before = max(belief.total(), 1e-300)
         kept = significant_planes(belief)
         evidence = np.ones(len(queries))
         nothing = np.float32(DENSE_NULL**exponent)
@@ -176,7 +176,7 @@ class Matcher:
             table = self.likelihood.table(query.background, exponent)
             fits = self._interpolated(belief, query, lever, kept, table)
             held = (belief.mass[k] * (fit - 1) for k, fit in zip(kept, fits, strict=True))
-            evidence[scale] += sum(float(part.sum(dtype=np.float64)) for part in held) / before
+            evidence[scale] += sum(float(part.sum(dtype=np.float64)) for part in held) / max(total, 1e-300)
             found, (rows, cols) = self.dense.ratios(belief, kept, query.views, lever, exponent)
             weight = np.float32(share * evidence[scale])
             ratios += weight * nothing
@@ -198,7 +198,7 @@ class Matcher:
         r1 = min(int((self.index.n0 - belief.north_m + rows * belief.cell_m + reach) / cell) + 1, self.index.rows)
         if r1 <= r0 or c1 <= c0:
             return [np.ones((rows, cols), np.float32)] * len(kept)
-        levels = self._levels(query, r0, r1, c0, c1).reshape(-1, r1 - r0, c1 - c0)
+        levels = query.levels(self._cells(r0, r1, c0, c1)).reshape(-1, r1 - r0, c1 - c0)
         valid = self.valid[r0:r1, c0:c1].astype(np.float32)
         fine = []
         for slot, k in enumerate(kept):
@@ -231,7 +231,7 @@ def _apply(
     col: int,
     moved: npt.NDArray[np.int_],
 ) -> Float64:
-    """Multiply the states that look at a block of index cells; returns what each scale's ratios would add."""
+    """Multiply the states that look at a block of index cells; returns what each of several scales would add."""
     gained = np.zeros(len(ratios))
     _, height, width = mass.shape
     columns = ratios[0].shape[2]
@@ -246,11 +246,10 @@ def _apply(
             slice(left + east - col, right + east - col),
         )
         states = mass[k, top:bottom, left:right]
-        held = states.sum(dtype=np.float64)
         if len(ratios) == 1:
             states *= ratios[0][k][seen]
-            gained[0] += states.sum(dtype=np.float64) - held
             continue
+        held = states.sum(dtype=np.float64)
         mixed = np.zeros_like(states)
         for scale, ratio in enumerate(ratios):
             part = states * ratio[k][seen]

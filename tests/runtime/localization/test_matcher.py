@@ -44,21 +44,20 @@ def plain_ratio(matcher: Matcher, query: Query, table: np.ndarray, k: int, row: 
     index = matcher.index
     if not (0 <= row < index.rows and 0 <= col < index.cols and index.valid[row, col]):
         return 1.0
-    z = float(query.vectors[k].astype(np.float64) @ index.descriptors[row, col].astype(np.float64)) + query.bias
-    level = int(np.clip(np.rint((z - matcher.likelihood.lo) * matcher.likelihood.steps_per_z), 0, 255))
-    return float(table[level])
+    return float(table[query.levels(index.descriptors[row : row + 1, col])[k, 0]])
 
 
 def test_z_is_the_score_standardized_over_the_map(country: Any) -> None:
     index = country.index
     patch = country.view(index.e0 + 700, index.n0 - 900, 0.0, noise=3)
     query = make_matcher(country).query(patch, np.arange(HEADINGS) * 2 * np.pi / HEADINGS)
-    z = index.descriptors.reshape(-1, index.dim).astype(np.float64) @ query.vectors.T + query.bias
-    assert z.mean() == pytest.approx(0, abs=0.03)
+    levels = query.levels(index.descriptors.reshape(-1, index.dim)).T
+    z = GENTLE.lo + levels / GENTLE.steps_per_z
+    assert z.mean() == pytest.approx(0, abs=0.06)  # its zero lies on a whole level
     assert z.std() == pytest.approx(1, rel=0.02)
     row, col, k = np.unravel_index(z.argmax(), (index.rows, index.cols, HEADINGS))
     assert (row, col, k) == (90, 70, 0)
-    assert (z.ravel() > 0).mean() == pytest.approx(query.background[77:].sum() / query.background.sum(), abs=0.02)
+    assert (levels > 80).mean() == pytest.approx(query.background[81:].sum() / query.background.sum(), abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_an_area_is_weighed_as_state_by_state(
                     ratios[scale, k, r, col_in] = plain_ratio(matcher, query, table, k, *at)
     before = belief.mass.astype(np.float64)
     expected = before * np.tensordot(shares, ratios, 1)
-    evidence = matcher.weigh_area(belief, queries, looks, exponent, shares)
+    evidence = matcher.weigh_area(belief, before.sum(), queries, looks, exponent, shares)
 
     close = np.isclose(belief.mass, expected, rtol=1e-4)
     assert close.mean() > 0.999  # a z that falls between two steps may be rounded either way
@@ -118,7 +117,7 @@ def test_a_track_s_evidence_comes_from_interpolated_scores(
         c, s = np.cos(headings), np.sin(headings)
         looks = np.stack([c * lever[0] - s * lever[1], s * lever[0] + c * lever[1]], 1)
         query = matcher.query(patch, headings[[k]])
-        evidence = matcher.weigh_track(belief, [query], looks, 0.7, np.ones(1))
+        evidence = matcher.weigh_track(belief, 1.0, [query], looks, 0.7, np.ones(1))
 
         east = belief.east_m + 2.5 * col + belief.offset[k, 0] + looks[k, 0]
         north = belief.north_m - 2.5 * row + belief.offset[k, 1] + looks[k, 1]
@@ -130,15 +129,14 @@ def test_a_track_s_evidence_comes_from_interpolated_scores(
 
 def interpolated(matcher: Matcher, query: Query, row: float, col: float, exponent: float) -> float:
     """The ratio of z between four cells; 1 where one of them that counts has none."""
-    index, z = matcher.index, 0.0
+    index, level = matcher.index, 0.0
     r0, c0 = int(np.floor(row)), int(np.floor(col))
     for r, c in ((r0, c0), (r0, c0 + 1), (r0 + 1, c0), (r0 + 1, c0 + 1)):
         weight = (1 - abs(row - r)) * (1 - abs(col - c))
         if 0 <= r < index.rows and 0 <= c < index.cols and index.valid[r, c]:
-            z += weight * float(query.vectors[0].astype(np.float64) @ index.descriptors[r, c] + query.bias)
+            level += weight * float(query.levels(index.descriptors[r : r + 1, c])[0, 0])
         elif weight > 0.01:
             return 1.0
-    level = np.clip((z - GENTLE.lo) * GENTLE.steps_per_z, 0, 255)
     return float(np.exp(np.interp(level, np.arange(256), np.log(GENTLE.table(query.background, exponent)))))
 
 
@@ -148,16 +146,16 @@ def test_cells_without_data_are_neutral(holed: Any, country_maker: Callable[...,
     before = belief.mass.copy()
     query = matcher.query(holed.view(holed.index.e0 + 300, holed.index.n0 - 500, 0.0), belief.headings)
     nowhere = np.zeros((8, 2))
-    assert matcher.weigh_area(belief, [query], nowhere, 1.0, np.ones(1)) == pytest.approx(1)
+    assert matcher.weigh_area(belief, belief.total(), [query], nowhere, 1.0, np.ones(1)) == pytest.approx(1)
     np.testing.assert_array_equal(belief.mass, before)
     fine = Belief(np.ones((8, 10, 10), np.float32), belief.east_m + 25, belief.north_m - 15, 2.5, belief.headings)
-    assert matcher.weigh_track(fine, [query], nowhere, 1.0, np.ones(1)) == pytest.approx(1)
+    assert matcher.weigh_track(fine, fine.total(), [query], nowhere, 1.0, np.ones(1)) == pytest.approx(1)
     np.testing.assert_array_equal(fine.mass, 1)
 
     blank = country_maker(rows=20, cols=20, valid=np.zeros((20, 20), bool))
     matcher, belief = make_matcher(blank), some_belief(blank, 0, 0, 20, 20)
     query = matcher.query(blank.view(blank.index.e0, blank.index.n0, 0.0), belief.headings)
-    assert matcher.weigh_area(belief, [query], nowhere, 1.0, np.ones(1)) == pytest.approx(1)
+    assert matcher.weigh_area(belief, belief.total(), [query], nowhere, 1.0, np.ones(1)) == pytest.approx(1)
 
 
 def test_planes_of_no_weight_are_passed_over() -> None:
