@@ -8,17 +8,14 @@ of a cell squared a step). A turn changes the headings' common zero and moves no
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import threadpoolctl  # type: ignore[import-untyped,unused-ignore]
+
+from .threads import parallel, single_threaded_blas
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -394,33 +391,3 @@ def gaussian(grid: Belief, mean: Float64, covariance: Float64, heading: tuple[fl
         weight = np.exp(-0.5 * (difference / np.hypot(heading[1], grid.heading_step / np.sqrt(12))) ** 2)
     mass = weight[:, None, None] / weight.sum() * plane / max(plane.sum(), 1e-300)
     return np.asarray(mass, np.float32)
-
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-@lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=threads())
-
-
-def threads() -> int:
-    """Cores that the filter uses: ``KITTIWAKE_THREADS``, or all that this process may run on."""
-    asked = os.environ.get("KITTIWAKE_THREADS", "")
-    return max(1, int(asked)) if asked.isdigit() else len(os.sched_getaffinity(0))
-
-
-def parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """``[work(item) for item in items]`` on the filter's threads; numpy and OpenCV release the interpreter."""
-    return list(_pool().map(work, items))
-
-
-@lru_cache(maxsize=1)
-def _blas() -> threadpoolctl.ThreadpoolController:
-    return threadpoolctl.ThreadpoolController()
-
-
-def single_threaded_blas() -> Any:
-    """A context in which products use one thread each: the filter's own threads already fill the cores."""
-    return _blas().limit(limits=1, user_api="blas")

@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .belief import Belief, Float32, Float64, parallel, single_threaded_blas
+from .belief import Belief, Float32, Float64
 from .dense import NULL as DENSE_NULL
 from .dense import DenseMatcher
 from .descriptor import Descriptor, rotated_views
 from .likelihood import LEVELS, Likelihood
 from .map_index import MapIndex
 from .scores import LevelScorer
+from .threads import parallel, single_threaded_blas
 
 BLOCK_CELLS = 16384
 """Cells scored at once: the block of scores stays in the processor's cache until it has been used."""
