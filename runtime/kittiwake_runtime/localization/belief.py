@@ -86,7 +86,7 @@ class Belief:
 
     def total(self) -> float:
         """Sum of the mass."""
-        return float(sum(parallel(lambda plane: float(plane.sum(dtype=np.float64)), self.mass)))
+        return float(sum(parallel(sum_of, self.mass)))
 
     def moments(self) -> Moments:
         """Mean, covariance and heading of the belief, and each heading's share."""
@@ -285,6 +285,11 @@ class Belief:
 def _shares(at: Float64, cells: int) -> Float32:
     """``(n, cells) float32``: what each of two neighbouring cells gets of a point at a fractional cell."""
     return np.asarray(np.maximum(1 - np.abs(at[:, None] - np.arange(cells)), 0), np.float32)
+
+
+def sum_of(plane: Float32) -> float:
+    """The sum of an array of two axes, in float64; OpenCV's is four times as fast as numpy's."""
+    return float(cv2.sumElems(plane)[0])
 
 
 def blur_kernel(along: float, across: float, direction_rad: float, reach: int = 1 << 30) -> Float32:

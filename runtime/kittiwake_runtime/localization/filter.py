@@ -263,8 +263,8 @@ class PointMassFilter:
                 self._center_headings(moments)
         elif moments.std_m < config.track_std_m and narrow and self.elsewhere < 0.1:
             self._replace(self.belief.refined(REFINE, REFINE, TRACK_CELLS, TRACK_HEADINGS))
-        else:
-            self._shrink()
+        elif moments.std_m < 0.3 * self.belief.cell_m * max(self.belief.mass.shape[1:]):
+            self._shrink()  # a wider belief fills its window
         return moments
 
     def _center_headings(self, moments: Moments) -> None:

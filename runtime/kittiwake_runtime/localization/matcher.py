@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .belief import Belief, Float32, Float64
+from .belief import Belief, Float32, Float64, sum_of
 from .dense import NULL as DENSE_NULL
 from .dense import DenseMatcher
 from .descriptor import Descriptor, rotated_views
@@ -18,7 +18,10 @@ from .scores import LevelScorer
 from .threads import parallel, single_threaded_blas
 
 BLOCK_CELLS = 16384
-"""Cells scored at once: the block of scores stays in the processor's cache until it has been used."""
+"""Cells scored at once: their scores stay in the processor's cache until they are levels."""
+
+BAND_BYTES = 64 << 20
+"""Of levels that are kept at once."""
 
 LOCAL_EXPONENT = 0.4
 """Tempers the ratios of a descriptor between neighbouring states: their discs share most of the ground, and a
@@ -125,29 +128,29 @@ class Matcher:
         if r_hi <= r_lo or c_hi <= c_lo:
             return np.ones(len(queries))
         tables = [self.likelihood.table(query.background, exponent) for query in queries]
-        height = max(1, BLOCK_CELLS // (c_hi - c_lo))
-        starts = range(r_lo, r_hi, height)
-
-        def block(start: int) -> Float64:
+        gained = np.zeros(len(queries))
+        height = max(1, BAND_BYTES // (len(queries) * len(belief.mass) * (c_hi - c_lo)))
+        for start in range(r_lo, r_hi, height):
             stop = min(start + height, r_hi)
-            ratios = [
-                self._ratios(query, start, stop, c_lo, c_hi, table)
-                for query, table in zip(queries, tables, strict=True)
-            ]
-            return _apply(belief.mass, ratios, shares, (start - row0, stop - row0), c_lo - col0, moved)
-
-        gained = np.sum(parallel(block, starts), axis=0)
-        if len(queries) == 1:
-            gained[0] = belief.total() - total
+            levels = [self._levels(query, start, stop, c_lo, c_hi) for query in queries]
+            valid = None if self.all_valid else self.valid[start:stop, c_lo:c_hi]
+            band = _Band(start - row0, c_lo - col0, levels, tables, valid, belief.mass, moved, shares)
+            gained += np.sum(parallel(band.weigh, range(len(moved))), axis=0)
         return np.asarray(1 + gained / max(total, 1e-300))
 
-    def _ratios(self, query: Query, r0: int, r1: int, c0: int, c1: int, table: Float32) -> Float32:
-        """``(K, rows, cols) float32`` likelihood ratios of a block of cells."""
-        ratios = cv2.LUT(query.levels(self._cells(r0, r1, c0, c1)), table[None])
-        ratios = ratios.reshape(-1, r1 - r0, c1 - c0)
-        if not self.all_valid:
-            ratios[:, ~self.valid[r0:r1, c0:c1]] = 1
-        return np.asarray(ratios, np.float32)
+    def _levels(self, query: Query, r0: int, r1: int, c0: int, c1: int) -> npt.NDArray[np.uint8]:
+        """``(K, rows, cols) uint8`` levels of a window of the index."""
+        height = max(1, BLOCK_CELLS // (c1 - c0))
+        found = np.empty((query.levels.headings, r1 - r0, c1 - c0), np.uint8)
+
+        def block(start: int) -> None:
+            stop = min(start + height, r1)
+            found[:, start - r0 : stop - r0] = query.levels(self._cells(start, stop, c0, c1)).reshape(
+                -1, stop - start, c1 - c0
+            )
+
+        parallel(block, range(r0, r1, height))
+        return found
 
     def _cells(self, r0: int, r1: int, c0: int, c1: int) -> npt.NDArray[np.int8]:
         """``(cells, D) int8`` descriptors of a block of the index."""
@@ -199,7 +202,7 @@ class Matcher:
         r1 = min(int((self.index.n0 - belief.north_m + rows * belief.cell_m + reach) / cell) + 1, self.index.rows)
         if r1 <= r0 or c1 <= c0:
             return [np.ones((rows, cols), np.float32)] * len(kept)
-        levels = query.levels(self._cells(r0, r1, c0, c1)).reshape(-1, r1 - r0, c1 - c0)
+        levels = self._levels(query, r0, r1, c0, c1)
         valid = self.valid[r0:r1, c0:c1].astype(np.float32)
         fine = []
         for slot, k in enumerate(kept):
@@ -224,37 +227,71 @@ def significant_planes(belief: Belief, share: float = 1e-4) -> list[int]:
     return [int(k) for k in np.flatnonzero(sums > share * sums.sum())]
 
 
-def _apply(
-    mass: Float32,
-    ratios: list[Float32],
-    shares: Float64,
-    rows: tuple[int, int],
-    col: int,
-    moved: npt.NDArray[np.int_],
-) -> Float64:
-    """Multiply the states that look at a block of index cells; returns what each of several scales would add."""
-    gained = np.zeros(len(ratios))
-    _, height, width = mass.shape
-    columns = ratios[0].shape[2]
-    for k, (east, north) in enumerate(moved):
+@dataclass(frozen=True)
+class _Band:
+    """Some rows of the index, scored: what the states that look at them are multiplied by.
+
+    Attributes:
+        row, col: of its first cell, in the window of the belief.
+        levels: for each scale ``(K, rows, cols) uint8``.
+        tables: for each scale the ratio of each level.
+        valid: ``(rows, cols) bool``; None when every cell has data.
+        mass: of the belief; changed in place.
+        moved: ``(K, 2) int`` cells east and north of a state that each heading looks at.
+        shares: prior share of each scale.
+    """
+
+    row: int
+    col: int
+    levels: list[npt.NDArray[np.uint8]]
+    tables: list[Float32]
+    valid: npt.NDArray[np.bool_] | None
+    mass: Float32
+    moved: npt.NDArray[np.int_]
+    shares: Float64
+
+    def weigh(self, k: int) -> Float64:
+        """Multiply the states of a heading; returns what each scale would add to their sum."""
+        _, rows, cols = self.levels[0].shape
+        plane, (east, north) = self.mass[k], self.moved[k]
         # State (r, c) looks at index cell (r - north, c + east), in the window's coordinates.
-        top, bottom = max(rows[0] + north, 0), min(rows[1] + north, height)
-        left, right = max(col - east, 0), min(col + columns - east, width)
+        top, bottom = max(self.row + north, 0), min(self.row + rows + north, plane.shape[0])
+        left, right = max(self.col - east, 0), min(self.col + cols - east, plane.shape[1])
         if bottom <= top or right <= left:
-            continue
+            return np.zeros(len(self.levels))
         seen = (
-            slice(top - north - rows[0], bottom - north - rows[0]),
-            slice(left + east - col, right + east - col),
+            slice(top - north - self.row, bottom - north - self.row),
+            slice(left + east - self.col, right + east - self.col),
         )
-        states = mass[k, top:bottom, left:right]
-        if len(ratios) == 1:
-            states *= ratios[0][k][seen]
-            continue
-        held = states.sum(dtype=np.float64)
-        mixed = np.zeros_like(states)
-        for scale, ratio in enumerate(ratios):
-            part = states * ratio[k][seen]
-            gained[scale] += part.sum(dtype=np.float64) - held
-            mixed += np.float32(shares[scale]) * part
-        states[...] = mixed
-    return gained
+        states = plane[top:bottom, left:right]
+        held = sum_of(states)
+        gained = np.zeros(len(self.levels))
+        # A few rows at a time: their ratios stay in the cache, and no large array is made anew for each plane.
+        height = max(1, BLOCK_CELLS * 4 // states.shape[1])
+        for row in range(0, states.shape[0], height):
+            some = slice(row, row + height)
+            gained += self._multiply(states[some], k, (_within(seen[0], some), seen[1]))
+        return gained - held
+
+    def _multiply(self, states: Float32, k: int, seen: tuple[slice, slice]) -> Float64:
+        """Multiply states in place; returns their sum under each scale."""
+        ratios = (
+            self._ratios(levels[k][seen], table, seen) for levels, table in zip(self.levels, self.tables, strict=True)
+        )
+        if len(self.levels) == 1:
+            cv2.multiply(states, next(ratios), states)
+            return np.array([sum_of(states)])
+        parts = np.stack([states * ratio for ratio in ratios])
+        states[...] = np.tensordot(self.shares.astype(np.float32), parts, 1)
+        return np.asarray(parts.sum(axis=(1, 2), dtype=np.float64))
+
+    def _ratios(self, levels: npt.NDArray[np.uint8], table: Float32, seen: tuple[slice, slice]) -> Float32:
+        ratios = np.asarray(cv2.LUT(levels, table[None]), np.float32)
+        if self.valid is not None:
+            ratios[~self.valid[seen]] = 1
+        return ratios
+
+
+def _within(outer: slice, inner: slice) -> slice:
+    """The part `inner` of a part `outer`."""
+    return slice(outer.start + inner.start, min(outer.start + inner.stop, outer.stop))

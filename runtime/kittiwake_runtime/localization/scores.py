@@ -28,9 +28,13 @@ class LevelScorer:
     Args:
         queries: ``(K, D) float32``, in levels.
         zero: level of a score of nothing, 0..255.
+
+    Attributes:
+        headings: K.
     """
 
     def __init__(self, queries: npt.NDArray[np.float32], zero: float) -> None:
+        self.headings = len(queries)
         largest = np.maximum(np.abs(queries).max(axis=1), 1e-12)
         scale = (largest / QUERY_MAX).astype(np.float32)
         self._inputs = {
