@@ -41,7 +41,7 @@ def test_kernel_has_the_noise_s_moments(along: float, across: float, direction: 
 
 
 @given(st.lists(st.tuples(st.floats(-60, 60), st.floats(-60, 60), st.floats(-3, 3)), max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_noiseless_motion_is_exact_however_it_is_cut_into_steps(
     steps: list[tuple[float, float, float]],
 ) -> None:
@@ -84,7 +84,7 @@ def test_twenty_blank_frames_spread_the_belief_as_the_odometry_noise_does() -> N
         max_size=5,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_mass_never_grows_nor_turns_nan(steps: list[tuple[float, float, float, float, float]]) -> None:
     belief = uniform(20, 30, 0, 0, CELL, 36)
     for step in steps:
@@ -96,7 +96,7 @@ def test_mass_never_grows_nor_turns_nan(steps: list[tuple[float, float, float, f
 
 
 @given(rows=st.integers(-6, 6), cols=st.integers(-6, 6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_shift_of_everything_shifts_the_answer(rows: int, cols: int) -> None:
     first, second = at(0, 0, 3), at(cols * CELL, -rows * CELL, 3)
     for belief in (first, second):

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kittiwake_runtime.errors import FrameError
@@ -35,7 +35,6 @@ coefficients = st.tuples(
 )
 
 
-@settings(deadline=None)
 @given(k=coefficients, x=st.floats(-0.7, 0.7), y=st.floats(-0.45, 0.45), depth=st.floats(0.1, 5000.0))
 def test_projection_agrees_with_opencv_and_comes_back(
     k: tuple[float, float, float, float, float], x: float, y: float, depth: float

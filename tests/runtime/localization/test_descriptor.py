@@ -25,7 +25,7 @@ def waves(forward: np.ndarray, left: np.ndarray) -> np.ndarray:
 
 
 @given(heading=st.floats(-10, 10))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_turned_view_shows_the_ground_north_up(heading: float) -> None:
     patch = waves(NORTH, -EAST).astype(np.float32)  # up is forward, right is right
     (view,) = rotated_views(patch, np.array([heading]))
@@ -46,7 +46,7 @@ def test_quarter_turns_are_exact() -> None:
 
 
 @given(heading=st.floats(-4, 4), edge=st.floats(-8, 8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_was_not_seen_turns_along_and_darkens_nothing(heading: float, edge: float) -> None:
     patch = np.where(np.broadcast_to(NORTH, (DISC_PX, DISC_PX)) < edge, 0.6, np.nan).astype(np.float32)
     (view,) = rotated_views(patch, np.array([heading]))

@@ -59,7 +59,7 @@ views = st.sampled_from(["none", "right", "wrong", "plain", "half seen", "two sc
 
 
 @given(st.lists(st.tuples(steps, views, st.floats(0.01, 1)), min_size=1, max_size=8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_mass_is_one_and_nothing_is_ever_nan(small: Any, flight: list[tuple[OdometryStep, str, float]]) -> None:
     found = make_filter(small)
     middle = (small.index.e0 + 300.0, small.index.n0 - 250.0, 0.7)
@@ -85,7 +85,7 @@ def test_mass_is_one_and_nothing_is_ever_nan(small: Any, flight: list[tuple[Odom
 
 
 @given(shift=st.tuples(st.floats(-4e5, 4e5), st.floats(-5e6, 5e6)))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_a_shift_of_everything_shifts_the_answer(small: Any, shift: tuple[float, float]) -> None:
     index = small.index
     meta = replace(index.meta, west_m=index.meta.west_m + shift[0], north_m=index.meta.north_m + shift[1])

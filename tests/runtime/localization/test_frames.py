@@ -50,7 +50,6 @@ def test_heading_and_position_at_a_zones_edge(lat: float, lon: float) -> None:
         assert distance == pytest.approx(100.0, abs=1e-3)
 
 
-@settings(deadline=None)
 @given(lat=latitudes, lon=longitudes, yaw=st.floats(0.0, 359.999))
 def test_round_trips(lat: float, lon: float, yaw: float) -> None:
     grid = Grid.from_crs(utm_crs(lat, lon))
@@ -68,7 +67,7 @@ def test_outside_the_projection_is_nan() -> None:
     assert np.isnan(grid.convergence_rad(np.nan, 0.0))
 
 
-@settings(deadline=None, max_examples=12)  # PROJ takes a fifth of a second for each
+@settings(max_examples=12)  # PROJ takes a fifth of a second for each
 @given(lat=latitudes, lon=longitudes.map(lambda lon: round(lon, 6)))
 def test_utm_zone_is_the_one_that_proj_would_pick(lat: float, lon: float) -> None:
     info = pyproj.database.query_utm_crs_info("WGS 84", pyproj.aoi.AreaOfInterest(lon, lat, lon, lat), contains=True)
@@ -104,7 +103,6 @@ def test_a_grid_is_metric_east_and_north(crs: object, reason: str) -> None:
         Grid.from_crs(crs)
 
 
-@settings(deadline=None)
 @given(
     lat=st.floats(-90.0, 90.0),
     lon=longitudes,

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kittiwake_runtime.errors import FrameError
@@ -35,7 +35,6 @@ def correlation(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return float(np.corrcoef(a[both], b[both])[0, 1])
 
 
-@settings(deadline=None)
 @given(
     roll=tilt,
     pitch=tilt,
