@@ -17,7 +17,7 @@ from .map_index import MapIndex
 from .scores import LevelScorer
 from .threads import parallel, single_threaded_blas
 
-BLOCK_CELLS = 16384
+BLOCK_CELLS = 65536
 """Cells scored at once: their scores stay in the processor's cache until they are levels."""
 
 BAND_BYTES = 64 << 20
