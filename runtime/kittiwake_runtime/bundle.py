@@ -27,7 +27,7 @@ from kittiwake_runtime.fields import Fields
 from kittiwake_runtime.manifest import FORMAT_VERSION, NAME_PATTERN, Manifest, parse_manifest
 
 if TYPE_CHECKING:
-    import numpy as np
+    import numpy.typing as npt
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
@@ -40,8 +40,8 @@ MODELS_PACKAGE = "kittiwake_models"
 class Golden:
     """One reference case: inputs, and the outputs that the reference gave; arrays by tensor name."""
 
-    inputs: Mapping[str, np.ndarray]
-    outputs: Mapping[str, np.ndarray]
+    inputs: Mapping[str, npt.NDArray[Any]]
+    outputs: Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)

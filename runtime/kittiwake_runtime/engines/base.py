@@ -6,16 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from kittiwake_runtime.bundle import Bundle
 from kittiwake_runtime.errors import EngineError
 from kittiwake_runtime.manifest import TensorSpec
 
 Self = TypeVar("Self", bound="Engine")
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 class DeviceUnavailable(EngineError):
@@ -56,7 +57,7 @@ class Engine(ABC):
         self._inputs = tuple((spec, np.dtype(spec.dtype)) for spec in bundle.inputs)
         self._outputs = tuple((spec, np.dtype(spec.dtype)) for spec in bundle.outputs)
 
-    def infer(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+    def infer(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """Run the network.
 
         Args:
@@ -103,7 +104,7 @@ class Engine(ABC):
     def _infer(self, inputs: Arrays) -> Arrays:
         """Compute: the inputs are checked and C-contiguous, every output of the bundle must be returned."""
 
-    def _check(self, side: str, spec: TensorSpec, dtype: np.dtype, array: object, sizes: dict[str, int]) -> None:
+    def _check(self, side: str, spec: TensorSpec, dtype: np.dtype[Any], array: object, sizes: dict[str, int]) -> None:
         """Check one array, and note the sizes of its dynamic dimensions in ``sizes``."""
         label = f"{self.bundle.name}: {side} {spec.name}"
         if not isinstance(array, np.ndarray):

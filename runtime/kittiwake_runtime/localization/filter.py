@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .belief import Belief, Float64, Moments, gaussian, uniform
+from .belief import Belief, Float32, Float64, Moments, gaussian, uniform
 from .flight_log import OdometryStep
 from .footprint import HEADINGS
 from .matcher import Matcher, significant_planes
@@ -73,7 +73,7 @@ class PointMassFilter:
     def __init__(self, matcher: Matcher, config: FilterConfig | None = None) -> None:
         self.matcher = matcher
         self.config = config or FilterConfig()
-        self.scale_shares = np.ones(1)
+        self.scale_shares: Float64 = np.ones(1)
         self.reset()
 
     def reset(self) -> None:
@@ -110,7 +110,7 @@ class PointMassFilter:
         spread = moments.covariance + np.eye(2) * self.config.area_std_m**2
         self._blend(gaussian(self.belief, moments.mean, spread), weight)
 
-    def _blend(self, mass: np.ndarray, weight: float) -> None:
+    def _blend(self, mass: Float32, weight: float) -> None:
         self.belief.mass *= np.float32(1 - weight)
         mass *= np.float32(weight)
         self.belief.mass += mass
@@ -212,7 +212,7 @@ class PointMassFilter:
             self.reset()
             self.elsewhere = 1 - 1e-9
 
-    def weigh(self, patches: list[np.ndarray], lever: tuple[float, float], exponent: float) -> float:
+    def weigh(self, patches: list[Float32], lever: tuple[float, float], exponent: float) -> float:
         """Update with a frame.
 
         Args:

@@ -78,7 +78,7 @@ def softmax(calibration: Mapping[str, Any]) -> Likelihood:
         slope, null = (float(calibration["softmax"][name]) for name in ("slope", "null"))
     except (KeyError, TypeError, ValueError) as error:
         raise _uncalibrated(error) from error
-    return Likelihood(lo, hi, slope * np.linspace(lo, hi, LEVELS), null)
+    return Likelihood(lo, hi, np.linspace(slope * lo, slope * hi, LEVELS, dtype=np.float64), null)
 
 
 def kernel_density(calibration: Mapping[str, Any]) -> Likelihood:

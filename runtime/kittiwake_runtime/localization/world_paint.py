@@ -170,7 +170,7 @@ def _rows(where: Parcels, along: F32, pitch_m: F32) -> F32:
     headland = np.minimum(where.across_m[0], where.across_m[1]) < 16
     lengthwise = (along > 0.5) ^ headland
     phase = np.where(lengthwise, where.v_m, where.u_m) / pitch_m
-    return np.abs(phase - np.floor(phase) - np.float32(0.5)) * 4 - 1
+    return np.asarray(np.abs(phase - np.floor(phase) - np.float32(0.5)) * 4 - 1, np.float32)
 
 
 def _wheel_tracks(where: Parcels, along: F32, pitch_m: F32, gsd_m: float) -> F32:

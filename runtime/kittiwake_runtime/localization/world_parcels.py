@@ -104,10 +104,10 @@ def _voronoi(window: Window, seed: int) -> tuple[list[tuple[int, int]], Index, I
     """Cells near the window; for each pixel the nearest, the second nearest, and metres to their border."""
     cells, seeds = _seeds_near(window, seed)
     bend = [fbm(window, (700.0, 300.0), (seed, 12, axis)) * np.float32(_WARP_M / 2) for axis in (0, 1)]
-    first = np.full(window.shape, np.inf, np.float32)
-    second = first.copy()
-    nearest = np.zeros(window.shape, np.intp)
-    runner_up = nearest.copy()
+    first: F32 = np.full(window.shape, np.inf, np.float32)
+    second: F32 = first.copy()
+    nearest: Index = np.zeros(window.shape, np.intp)
+    runner_up: Index = nearest.copy()
     for number, (east, north) in enumerate(seeds):
         dx, dy = window.offsets(east, north)
         dx, dy = dx + bend[0], dy + bend[1]
