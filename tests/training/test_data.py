@@ -15,7 +15,16 @@ from kittiwake_training.localization.views import AugmentationConfig
 
 CPU = torch.device("cpu")
 EXACT = AugmentationConfig(
-    shift_px=0, turn_deg=0, scale=0, tilt=0, gain=1, noise=0, mix_share=0, cut_share=0, turned_share=0.25
+    shift_px=0,
+    turn_deg=0,
+    scale=0,
+    tilt=0,
+    gain=1,
+    noise=0,
+    mix_share=0,
+    regrown_share=0,
+    cut_share=0,
+    turned_share=0.25,
 )
 SMALL = SamplerConfig(pairs=32, groups=2, imagery_step=(0.8, 0.8))
 

@@ -41,7 +41,9 @@ STATES_AROUND = 8
 """States beside the right one that share its peak: half a cell and half a heading to each side."""
 
 # Position and heading between the bins are drawn apart; these are the remaining errors of a real view.
-FLIGHT = AugmentationConfig(shift_px=0.0, turn_deg=0.0, scale=0.03, tilt=0.02, mix_share=0.0, cut_share=0.0)
+FLIGHT = AugmentationConfig(
+    shift_px=0.0, turn_deg=0.0, scale=0.03, tilt=0.02, mix_share=0.0, regrown_share=0.0, cut_share=0.0
+)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class AugmentationConfig:
         noise: greatest standard deviation of pixel noise, of full scale.
         mix_share: share of groups, on each side, whose bands are mixed to gray at random.
         inverse_share: share of those mixtures in which one band counts negative.
+        regrown_share: share of queries whose fields have taken other tones, as other crops give them.
         cut_share: share of queries of which the image's border cuts off a piece.
         turned_share: share of pairs that stand on another pair's spot, turned by more than 30 degrees.
     """
@@ -38,6 +39,7 @@ class AugmentationConfig:
     noise: float = 0.03
     mix_share: float = 0.5
     inverse_share: float = 0.15
+    regrown_share: float = 0.4
     cut_share: float = 0.15
     turned_share: float = 0.2
 
@@ -152,10 +154,28 @@ def observe(
         tilt=uniform(count, 2) * change.tilt / (DISC_PX / 2),
     )
     mask = (seen[:, -1:] > 0.999) & (disc(image.device) > 0) & _uncut(count, change.cut_share, uniform)
-    gray = relight(mix_to_gray(seen[:, :-1], mix), change, uniform)
+    gray = regrow(mix_to_gray(seen[:, :-1], mix), change, uniform)
+    gray = relight(gray, change, uniform)
     noise = torch.randn(gray.shape, device=gray.device, generator=generator)
     gray = (gray + change.noise * uniform(count, 1, 1, 1).abs() * noise).clamp(0.0, 1.0)
     return torch.cat([gray * mask, mask], dim=1)
+
+
+def regrow(gray: Tensor, change: AugmentationConfig, uniform: Callable[..., Tensor]) -> Tensor:
+    """Other tones for the same fields on (N, 1, S, S) gray: borders last for decades, what grows between them does not.
+
+    Within two deviations of its mean a view's gray goes through a random curve that rises and falls, so that equal
+    tones stay equal, and others may change places; a random part of the result is the old view.
+    """
+    knots = 5
+    count = len(gray)
+    mean, std = gray.mean(dim=(2, 3), keepdim=True), gray.std(dim=(2, 3), keepdim=True).clamp(min=1e-4)
+    position = ((gray - mean) / (4 * std) + 0.5).clamp(0, 1) * (knots - 1)
+    below = position.floor().clamp(max=knots - 2)
+    curve, at = uniform(count, knots), below.long().flatten(1)
+    tone = torch.lerp(curve.gather(1, at), curve.gather(1, at + 1), (position - below).flatten(1)).view_as(gray)
+    regrown = torch.lerp(mean + 1.5 * std * tone, gray, 0.5 * uniform(count, 1, 1, 1).abs())
+    return torch.where(uniform(count, 1, 1, 1).abs() < change.regrown_share, regrown, gray)
 
 
 def relight(gray: Tensor, change: AugmentationConfig, uniform: Callable[..., Tensor]) -> Tensor:
