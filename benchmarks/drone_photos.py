@@ -35,7 +35,8 @@ from typing import Any
 import cv2
 import numpy as np
 import rasterio
-from flights import ODOMETRY_SHARE, ODOMETRY_TURN_SIGMA_RAD, data_dir
+from flights import ODOMETRY_SHARE, ODOMETRY_TURN_SIGMA_RAD
+from places import data_dir
 from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine, from_gcps
 

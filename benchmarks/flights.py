@@ -7,23 +7,20 @@ odometry and the same patches.
     place = load_north_dakota(data_dir())
     plan = plan_flight(place.pairs, index=17, footprint_m=160.0, area=place.common_area, seed=7)
     for observation in fly(plan, place.rasters[plan.query_date]):
-        fix = localizer.update(observation.step, observation.patch)
+        fix = localizer.update(observation.step, observation.view.patch)
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise, permutations
-from pathlib import Path
-from typing import Any
+from itertools import pairwise
+from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from places import Area, Raster
 
 Array = NDArray[Any]
 
@@ -35,76 +32,6 @@ ODOMETRY_SHARE = 0.02
 ODOMETRY_TURN_SIGMA_RAD = math.radians(1.5)
 PHOTOMETRY = (0.8, 1.25)
 PIXEL_NOISE = 0.03
-YEARS_APART = 5
-
-
-@dataclass(frozen=True)
-class Raster:
-    """A georeferenced grey image on a north-up grid.
-
-    Attributes:
-        grey: (H, W) float32 in [0, 1], row 0 north, NaN where there is no data.
-        west_m, north_m: easting and northing of the outer corner of pixel (0, 0).
-        gsd_m: a pixel's side, metres.
-        crs: its CRS, as rasterio takes it.
-        path: the file it came from.
-        sha256: of that file.
-    """
-
-    grey: Array
-    west_m: float
-    north_m: float
-    gsd_m: float
-    crs: str = ""
-    path: Path = Path()
-    sha256: str = ""
-
-    @property
-    def bounds(self) -> tuple[float, float, float, float]:
-        """West, south, east, north of the outer edges, metres."""
-        rows, cols = self.grey.shape
-        return (
-            self.west_m,
-            self.north_m - rows * self.gsd_m,
-            self.west_m + cols * self.gsd_m,
-            self.north_m,
-        )
-
-    def sample(self, easting_m: Array, northing_m: Array) -> Array:
-        """Grey at points of the ground, bilinear between pixel centres, NaN outside: same shape, float32."""
-        cols = (easting_m - self.west_m) / self.gsd_m - 0.5
-        rows = (self.north_m - northing_m) / self.gsd_m - 0.5
-        return cv2.remap(
-            self.grey,
-            cols.astype(np.float32),
-            rows.astype(np.float32),
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=(math.nan,),
-        )
-
-
-@dataclass(frozen=True)
-class Place:
-    """One ground at several dates: rasters by date (ISO), and the ordered pairs (map, query) to fly."""
-
-    name: str
-    rasters: dict[str, Raster]
-    pairs: tuple[tuple[str, str], ...]
-
-    @property
-    def common_area(self) -> tuple[float, float, float, float]:
-        """West, south, east, north of the ground that every date shows, metres."""
-        bounds = np.array([raster.bounds for raster in self.rasters.values()])
-        west, south = bounds[:, :2].max(axis=0)
-        east, north = bounds[:, 2:].min(axis=0)
-        return float(west), float(south), float(east), float(north)
-
-    @property
-    def sha256(self) -> str:
-        """One hash of all files, in the order of their dates."""
-        joined = "".join(self.rasters[date].sha256 for date in sorted(self.rasters))
-        return hashlib.sha256(joined.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -149,56 +76,46 @@ class Observation:
 
     Attributes:
         step: None at the first update.
-        patch: (33, 33) float32 in [0, 1], up is forward, NaN outside the footprint's disc.
+        view: what the camera showed.
         pose: (3,) float64, the true easting, northing, heading.
     """
 
     step: Odometry | None
-    patch: Array
+    view: View
     pose: Array
 
 
-def data_dir() -> Path:
-    """Where the real data lie: ``$KITTIWAKE_DATA``, else ``../shared/data`` from the project's root."""
-    default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
-    return Path(os.environ.get("KITTIWAKE_DATA", default)).resolve()
+@dataclass(frozen=True)
+class View:
+    """The ground as an integrator hands it to a localizer.
 
-
-def load_north_dakota(data: Path) -> Place:
-    """The seven NAIP dates of one ground in North Dakota, with every ordered pair of years 5 or more apart.
-
-    Raises:
-        FileNotFoundError: when the rasters are not there.
+    Attributes:
+        patch: (33, 33) float32 in [0, 1], up is forward, NaN outside the footprint's disc and where nothing is seen.
+        lever: metres forward and left from the vehicle to the patch's centre.
+        scales: the same view for each height that is to be tried; empty where the height is known.
     """
-    folder = data / "uav" / "naip_nd"
-    files = sorted(folder.glob("m_4709963_se_14_1_*.tif"))
-    if not files:
-        raise FileNotFoundError(f"no NAIP rasters in {folder}; set KITTIWAKE_DATA to the data's folder")
-    rasters = {}
-    for file in files:
-        day = file.stem[-8:]
-        rasters[f"{day[:4]}-{day[4:6]}-{day[6:]}"] = read_grey(file)
-    return Place("naip_nd", rasters, year_pairs(tuple(rasters)))
+
+    patch: Array
+    lever: tuple[float, float] = (0.0, 0.0)
+    scales: tuple[Array, ...] = ()
 
 
-def year_pairs(dates: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Every ordered pair of ISO dates whose calendar years are at least `YEARS_APART` apart."""
-    pairs = permutations(sorted(dates), 2)
-    return tuple((a, b) for a, b in pairs if abs(int(a[:4]) - int(b[:4])) >= YEARS_APART)
+class Sensor(Protocol):
+    """How the ground becomes a view; siblings of `Nadir` are in observation.py."""
+
+    def views(self, plan: FlightPlan, seen: Raster) -> Iterator[View]:
+        """A view for each of the plan's poses."""
 
 
-def read_grey(path: Path) -> Raster:
-    """Read the first three bands of a north-up GeoTIFF as grey (ITU-R 601 weights), placed by its georeference."""
-    import rasterio
+@dataclass(frozen=True)
+class Nadir:
+    """The disc straight below, at its true scale: what the protocol observes unless a row says otherwise."""
 
-    with rasterio.open(path) as file:
-        rgb = np.moveaxis(file.read([1, 2, 3]), 0, -1)
-        seen = file.dataset_mask() > 0
-        transform, crs = file.transform, file.crs.to_string()
-    grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY).astype(np.float32) / 255.0
-    grey[~seen] = np.nan
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Raster(grey, transform.c, transform.f, transform.a, crs, path, digest)
+    def views(self, plan: FlightPlan, seen: Raster) -> Iterator[View]:
+        """A view for each of the plan's poses."""
+        rng = np.random.default_rng(plan.noise_seed)
+        for pose in plan.poses:
+            yield View(photographed(cut_patch(seen, pose, plan.footprint_m), plan.gain, plan.gamma, rng))
 
 
 def plan_flight(
@@ -206,7 +123,7 @@ def plan_flight(
     *,
     index: int,
     footprint_m: float,
-    area: tuple[float, float, float, float],
+    area: Area,
     seed: int,
 ) -> FlightPlan:
     """The flight `index`; consecutive flights take the pairs in turn, so that any first n cover them evenly.
@@ -218,10 +135,16 @@ def plan_flight(
         seed: of the whole benchmark.
     """
     rng = np.random.default_rng([seed, index])
-    map_date, query_date = pairs[index % len(pairs)]
     west, south, east, north = area
     inner = (west + footprint_m, south + footprint_m, east - footprint_m, north - footprint_m)
-    poses = _walk(inner, rng)
+    return _planned(pairs, index, footprint_m, _walk(inner, rng), rng)
+
+
+def _planned(
+    pairs: tuple[tuple[str, str], ...], index: int, footprint_m: float, poses: Array, rng: np.random.Generator
+) -> FlightPlan:
+    """A path with its camera and its odometry."""
+    map_date, query_date = pairs[index % len(pairs)]
     gain, gamma = _camera(rng)
     return FlightPlan(
         index=index,
@@ -236,17 +159,45 @@ def plan_flight(
     )
 
 
-def fly(plan: FlightPlan, seen: Raster) -> Iterator[Observation]:
+def plan_entry(
+    pairs: tuple[tuple[str, str], ...],
+    *,
+    index: int,
+    footprint_m: float,
+    area: Area,
+    outside_m: float,
+    updates: int,
+    seed: int,
+) -> FlightPlan:
+    """A flight that starts `outside_m` beyond one side of the area, heads for a place in it, and then wanders there.
+
+    Args:
+        updates: of the whole flight.
+        pairs, index, footprint_m, area, seed: as for `plan_flight`; the area is the map.
+    """
+    rng = np.random.default_rng([seed, index])
+    west, south, east, north = area
+    middle, half = np.array([west + east, south + north]) / 2, np.array([east - west, north - south]) / 2
+    side = rng.integers(4)
+    outward = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)][side])
+    along = outward[::-1] * rng.uniform(-0.8, 0.8)
+    start = middle + outward * (half + outside_m) + along * half
+    target = middle + rng.uniform(-0.5, 0.5, 2) * half
+    inner = (west + footprint_m, south + footprint_m, east - footprint_m, north - footprint_m)
+    poses = _walk(inner, rng, updates, tuple(start), tuple(target))
+    return _planned(pairs, index, footprint_m, poses, rng)
+
+
+def fly(plan: FlightPlan, seen: Raster, sensor: Sensor | None = None) -> Iterator[Observation]:
     """What the vehicle gets at each update, looking at `seen` (the raster of the plan's query date)."""
-    rng = np.random.default_rng(plan.noise_seed)
-    for step, pose in zip(plan.steps, plan.poses, strict=True):
-        view = cut_patch(seen, pose, plan.footprint_m)
-        yield Observation(step, _photographed(view, plan.gain, plan.gamma, rng), pose)
+    views = (sensor or Nadir()).views(plan, seen)
+    for step, pose, view in zip(plan.steps, plan.poses, views, strict=True):
+        yield Observation(step, view, pose)
 
 
 def glance(seen: Raster, pose: Array, footprint_m: float, rng: np.random.Generator) -> Array:
     """One view outside any flight, through a camera of its own: (33, 33) as in `Observation`."""
-    return _photographed(cut_patch(seen, pose, footprint_m), *_camera(rng), rng)
+    return photographed(cut_patch(seen, pose, footprint_m), *_camera(rng), rng)
 
 
 def cut_patch(raster: Raster, pose: Array, footprint_m: float) -> Array:
@@ -296,30 +247,40 @@ def _camera(rng: np.random.Generator) -> tuple[float, float]:
     return float(gain), float(gamma)
 
 
-def _photographed(view: Array, gain: float, gamma: float, rng: np.random.Generator) -> Array:
+def photographed(view: Array, gain: float, gamma: float, rng: np.random.Generator, noise: float = PIXEL_NOISE) -> Array:
     """The view as the camera gives it: exposure, tone curve, then noise, within [0, 1]; float32."""
     exposed = np.clip(gain * view**gamma, 0.0, 1.0)
-    noisy: Array = np.clip(exposed + rng.normal(0.0, PIXEL_NOISE, view.shape), 0.0, 1.0)
+    noisy: Array = np.clip(exposed + rng.normal(0.0, noise, view.shape), 0.0, 1.0)
     return noisy.astype(np.float32)
 
 
-def _walk(inner: tuple[float, float, float, float], rng: np.random.Generator) -> Array:
-    """Uniform start, constant steps along a heading that wanders; (UPDATES, 3).
+def _walk(
+    inner: Area,
+    rng: np.random.Generator,
+    updates: int = UPDATES,
+    start: tuple[float, float] | None = None,
+    target: tuple[float, float] | None = None,
+) -> Array:
+    """Uniform start (or a given one), constant steps along a heading that wanders; (updates, 3).
 
     The heading, not the path, is mirrored where the next step would leave `inner`: the vehicle turns on
-    the spot, and every step is `STEP_M` long, straight ahead.
+    the spot, and every step is `STEP_M` long, straight ahead. A start outside flies towards `target`, its
+    heading wavering about the bearing, until it is within `inner`.
     """
     west, south, east, north = inner
     if east - west < 2 * STEP_M or north - south < 2 * STEP_M:
         raise ValueError(f"no room to fly: {east - west:.0f} x {north - south:.0f} m inside the border")
-    poses = np.empty((UPDATES, 3))
-    x, y = rng.uniform(west, east), rng.uniform(south, north)
+    poses = np.empty((updates, 3))
+    x, y = start or (rng.uniform(west, east), rng.uniform(south, north))
     heading = rng.uniform(-math.pi, math.pi)
     for pose in poses:
-        if not west <= x + STEP_M * math.cos(heading) <= east:
-            heading = math.pi - heading
-        if not south <= y + STEP_M * math.sin(heading) <= north:
-            heading = -heading
+        if target is not None and not (west <= x <= east and south <= y <= north):
+            heading = math.atan2(target[1] - y, target[0] - x) + rng.normal(0.0, TURN_SIGMA_RAD)
+        else:
+            if not west <= x + STEP_M * math.cos(heading) <= east:
+                heading = math.pi - heading
+            if not south <= y + STEP_M * math.sin(heading) <= north:
+                heading = -heading
         pose[:] = x, y, _wrapped(heading)
         x, y = x + STEP_M * math.cos(heading), y + STEP_M * math.sin(heading)
         heading += rng.normal(0.0, TURN_SIGMA_RAD)

@@ -10,8 +10,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from flights import Raster
 from numpy.typing import NDArray
+from places import Raster
 
 Array = NDArray[Any]
 
@@ -45,6 +45,19 @@ def register(first: Raster, second: Raster) -> Registration:
     Both are sampled on the first one's grid by georeference and turned into unit gradients, which keep
     field borders where crops and seasons change; tiles with a blunt correlation peak are left out.
     """
+    return translation(tile_shifts(first, second))
+
+
+def translation(shifts_m: Array) -> Registration:
+    """The median of `tile_shifts`, of one pair of rasters or of several that are to share a translation."""
+    if len(shifts_m) < MIN_TILES:
+        return Registration(float("nan"), float("nan"), len(shifts_m))
+    east, north = np.median(shifts_m, axis=0)
+    return Registration(float(east), float(north), len(shifts_m))
+
+
+def tile_shifts(first: Raster, second: Raster) -> Array:
+    """(N, 2) metres east and north by which each tile with a sharp peak of `second` lies off `first`."""
     grid_east, grid_north = _pixel_centres(first)
     one = _edges(first.grey)
     two = _edges(second.sample(grid_east, grid_north))
@@ -56,10 +69,7 @@ def register(first: Raster, second: Raster) -> Registration:
             (east, south), peak = _phase_shift(one[tile], two[tile], window)
             if peak > SHARP_PEAK:
                 shifts.append((east, -south))
-    if len(shifts) < MIN_TILES:
-        return Registration(float("nan"), float("nan"), len(shifts))
-    east, north = np.median(np.array(shifts), axis=0) * first.gsd_m
-    return Registration(float(east), float(north), len(shifts))
+    return np.array(shifts).reshape(-1, 2) * first.gsd_m
 
 
 def _phase_shift(one: Array, two: Array, window: Array) -> tuple[tuple[float, float], float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 FALSE_M = 90.0
+GRACE = 5
+"""Updates after a kidnapping within which a position that is wrong is not called false."""
 BOOTSTRAP_ROUNDS = 2000
 
 
@@ -22,19 +24,35 @@ class Track:
 
     Attributes:
         pair: (map date, query date), the unit that the bootstrap draws.
-        error_m: (N,) float64, distance of the mean from the truth.
+        off_m: (N, 2) float64, the mean less the truth, east and north; NaN after the flight's end.
         converged: (N,) bool, the state it declared.
         radius95_m: (N,) float64, the radius it published; NaN for a method that publishes none.
         sigma_m: (N,) float64, square root of the trace of the published covariance.
         seconds: (N,) float64, time of each update.
+        event: the first update after a kidnapping or over the map; -1 where there was none.
     """
 
     pair: tuple[str, str]
-    error_m: Array
+    off_m: Array
     converged: Array
     radius95_m: Array
     sigma_m: Array
     seconds: Array
+    event: int = -1
+
+    @property
+    def error_m(self) -> Array:
+        """(N,) float64, distance of the mean from the truth."""
+        return np.asarray(np.hypot(self.off_m[:, 0], self.off_m[:, 1]))
+
+    @property
+    def wrong(self) -> Array:
+        """(N,) bool, said to be converged and more than `FALSE_M` off."""
+        return np.asarray(self.converged & (self.error_m > FALSE_M))
+
+    def moved(self, shift_m: tuple[float, float]) -> Track:
+        """The track against a truth that lies `shift_m` (east, north) elsewhere."""
+        return replace(self, off_m=self.off_m - np.asarray(shift_m))
 
     @property
     def declared(self) -> int | None:
@@ -66,7 +84,7 @@ def mean_updates(tracks: Sequence[Track]) -> float:
 
 def false_count(tracks: Sequence[Track]) -> float:
     """Flights with any update in state converged that is more than `FALSE_M` off."""
-    return float(sum(bool(np.any(track.converged & (track.error_m > FALSE_M))) for track in tracks))
+    return float(sum(bool(track.wrong.any()) for track in tracks))
 
 
 def median_error_m(tracks: Sequence[Track]) -> float:
@@ -106,9 +124,12 @@ def bootstrap(
     """95 % interval of `statistic`: ordered pairs of dates are drawn anew, each with all its flights.
 
     Flights over the same pair share its ground and its seasons and are not independent; pairs are the
-    unit. None with fewer than two pairs, or where the statistic is undefined in most draws.
+    unit. Where there is one pair only, flights are drawn, and the interval says nothing of other dates.
+    None with fewer than two units, or where the statistic is undefined in most draws.
     """
     groups = by_pair(tracks)
+    if len(groups) < 2:
+        groups = [[track] for track in tracks]
     if len(groups) < 2:
         return None
     rng = np.random.default_rng(seed)
@@ -121,11 +142,66 @@ def bootstrap(
     return float(low), float(high)
 
 
-def false_interval(tracks: Sequence[Track], *, seed: int) -> tuple[float, float] | None:
-    """95 % interval of `false_count`; none seen is not none there: the rule of three gives 3 of n."""
-    if false_count(tracks) == 0:
+def lost_updates(tracks: Sequence[Track]) -> float:
+    """Mean updates after a kidnapping up to the first that is not in state converged; never counts as `UPDATES`."""
+    return _mean_after(tracks, lambda track: ~track.converged[track.event :])
+
+
+def right_updates(tracks: Sequence[Track]) -> float:
+    """Mean updates after the event up to the first converged and less than `FALSE_M` off; never: `UPDATES`."""
+    return _mean_after(tracks, lambda track: (track.converged & (track.error_m < FALSE_M))[track.event :])
+
+
+def redeclared_false(tracks: Sequence[Track]) -> float:
+    """Flights that, after the kidnapping, declared convergence anew more than `FALSE_M` off."""
+    count = 0
+    for track in happened(tracks):
+        anew = track.converged[1:] & ~track.converged[:-1]
+        count += bool(np.any((anew & track.wrong[1:])[max(track.event - 1, 0) :]))
+    return float(count)
+
+
+def late_false(tracks: Sequence[Track]) -> float:
+    """Flights in state converged and more than `FALSE_M` off, except in the first `GRACE` updates of a kidnapping."""
+    return float(sum(bool(np.any(np.delete(track.wrong, _grace(track)))) for track in tracks))
+
+
+def wrong_fixes(tracks: Sequence[Track]) -> float:
+    """Mean number of fixes that were published more than `FALSE_M` off, from the kidnapping to the first lost one."""
+    counts = []
+    for track in happened(tracks):
+        after = track.converged[track.event :]
+        lost = len(after) if after.all() else int(np.argmin(after))
+        counts.append(int(track.wrong[track.event :][:lost].sum()))
+    return float(np.mean(counts)) if counts else float("nan")
+
+
+def happened(tracks: Sequence[Track]) -> list[Track]:
+    """The tracks on which the event came."""
+    return [track for track in tracks if track.event >= 0]
+
+
+def count_interval(
+    tracks: Sequence[Track], count: Callable[[Sequence[Track]], float], *, seed: int
+) -> tuple[float, float] | None:
+    """95 % interval of a count of flights; none seen is not none there: the rule of three gives 3 of n."""
+    if count(tracks) == 0:
         return 0.0, 3.0
-    return bootstrap(tracks, false_count, seed=seed)
+    return bootstrap(tracks, count, seed=seed)
+
+
+def _mean_after(tracks: Sequence[Track], ends: Callable[[Track], Array]) -> float:
+    counts = []
+    for track in happened(tracks):
+        when = np.flatnonzero(ends(track)[:UPDATES])
+        counts.append(int(when[0]) + 1 if len(when) else UPDATES)
+    return float(np.mean(counts)) if counts else float("nan")
+
+
+def _grace(track: Track) -> Array:
+    """Indices of the updates that are forgiven after a kidnapping."""
+    first = track.event if track.event >= 0 else len(track.converged)
+    return np.arange(first, min(first + GRACE, len(track.converged)))
 
 
 def _median(values: Array) -> float:

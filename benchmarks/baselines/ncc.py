@@ -23,8 +23,9 @@ from typing import Any
 import cv2
 import numpy as np
 import scipy.fft  # type: ignore[import-untyped,unused-ignore]
-from flights import DISC_PX, Odometry, Raster, disc_mask, disc_offsets, glance
+from flights import DISC_PX, Odometry, disc_mask, disc_offsets, glance
 from numpy.typing import NDArray
+from places import Raster
 
 Array = NDArray[Any]
 
@@ -120,13 +121,13 @@ class NccMap:
         )
 
     def _spectrum_of(self, image: Array) -> Array:
-        spectrum: Array = scipy.fft.fft2(image.astype(np.complex64), self._shape, workers=1)
+        spectrum: Array = scipy.fft.fft2(image.astype(np.complex64), self._shape, workers=None)
         return spectrum
 
     def _correlate(self, spectrum: Array, templates: Array) -> Array:
         """Real part of the correlation where a template lies wholly on the map: (N, rows * 2, cols * 2)."""
-        views = scipy.fft.fft2(templates.astype(np.complex64), self._shape, workers=1)
-        surface = scipy.fft.ifft2(spectrum * np.conj(views), workers=1, overwrite_x=True).real
+        views = scipy.fft.fft2(templates.astype(np.complex64), self._shape, workers=None)
+        surface = scipy.fft.ifft2(spectrum * np.conj(views), workers=None, overwrite_x=True).real
         return np.ascontiguousarray(surface[:, : self.rows * POOL, : self.cols * POOL])
 
 
@@ -213,8 +214,10 @@ def calibrate(
     return ScoreLikelihood.fit(np.array(right), np.concatenate(wrong))
 
 
-def single_frame_recall(ncc_map: NccMap, seen: Raster, poses: Array, rng: np.random.Generator) -> float:
-    """Share, 0-100, of views whose best-scoring state is within `RECALL_M` of the true position.
+def single_frame_hits(
+    ncc_map: NccMap, seen: Raster, poses: Array, rng: np.random.Generator, within_m: float = RECALL_M
+) -> list[bool]:
+    """Of each view, whose best-scoring state is found, whether that is within `within_m` of the true position.
 
     Args:
         ncc_map: the map of one date.
@@ -223,12 +226,12 @@ def single_frame_recall(ncc_map: NccMap, seen: Raster, poses: Array, rng: np.ran
         rng: decides each view's photometry.
     """
     eastings, northings = ncc_map.cell_centres()
-    hits = 0
+    hits = []
     for pose in poses:
         scores = ncc_map.scores(glance(seen, pose, ncc_map.footprint_m, rng))
         _, row, col = np.unravel_index(int(np.argmax(scores)), scores.shape)
-        hits += math.hypot(eastings[col] - pose[0], northings[row] - pose[1]) < RECALL_M
-    return 100.0 * hits / len(poses)
+        hits.append(math.hypot(eastings[col] - pose[0], northings[row] - pose[1]) < within_m)
+    return hits
 
 
 def predict(belief: Array, step: Odometry) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from drone_photos import write_drone_flight
-from flights import data_dir
+from places import data_dir
 from pyproj import Geod
 
 from kittiwake_runtime.cli import main

@@ -8,7 +8,8 @@ from pathlib import Path
 import flights
 import numpy as np
 import pytest
-from flights import Raster, cut_patch, data_dir, disc_mask, fly, glance, plan_flight, year_pairs
+from flights import cut_patch, disc_mask, fly, glance, plan_flight
+from places import Raster, data_dir, load_north_dakota, year_pairs
 
 AREA = (1000.0, 7000.0, 3400.0, 9000.0)
 PAIRS = (("2009-01-01", "2015-01-01"), ("2015-01-01", "2009-01-01"))
@@ -106,7 +107,7 @@ def test_headings_wander_by_15_degrees() -> None:
 
 def test_same_seed_same_flight_and_pairs_take_turns(ramp: Raster) -> None:
     one, two = list(fly(plan(3), ramp)), list(fly(plan(3), ramp))
-    np.testing.assert_array_equal(one[7].patch, two[7].patch)
+    np.testing.assert_array_equal(one[7].view.patch, two[7].patch)
     np.testing.assert_array_equal(plan(3).poses, plan(3).poses)
     assert not np.array_equal(plan(3).poses, plan(4).poses)
     assert not np.array_equal(plan(3, seed=1).poses, plan(3, seed=2).poses)
@@ -118,7 +119,7 @@ def test_photometry_is_gain_and_gamma_of_the_flight_and_3_percent_noise(ramp: Ra
     observation = next(fly(flight, ramp))
     assert 0.8 <= flight.gain <= 1.25 and 0.8 <= flight.gamma <= 1.25
     clean = flight.gain * cut_patch(ramp, flight.poses[0], 160.0) ** flight.gamma
-    noise = (observation.patch - clean)[disc_mask()]
+    noise = (observation.view.patch - clean)[disc_mask()]
     assert noise.std() == pytest.approx(0.03, rel=0.15)
 
 
@@ -136,13 +137,13 @@ def test_no_room_to_fly() -> None:
 
 def test_missing_data_says_where_and_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="KITTIWAKE_DATA"):
-        flights.load_north_dakota(tmp_path)
+        load_north_dakota(tmp_path)
 
 
 @pytest.mark.data
 def test_north_dakota_is_read_by_georeference() -> None:
     try:
-        place = flights.load_north_dakota(data_dir())
+        place = load_north_dakota(data_dir())
     except FileNotFoundError as error:
         pytest.skip(str(error))
     assert len(place.rasters) == 7 and len(place.pairs) == 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from flights import Raster, data_dir, load_north_dakota
+from places import Raster, data_dir, load_north_dakota
 from registration import register
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from baselines import ncc
 from baselines.ncc import CELL_M, HEADINGS, NccLocalizer, NccMap, ScoreLikelihood, predict
-from flights import Odometry, Raster, cut_patch, fly, plan_flight
+from flights import Odometry, cut_patch, fly, plan_flight
+from places import Raster
 
 FOOTPRINT_M = 160.0
 
@@ -110,7 +111,7 @@ def test_localizes_a_flight_over_its_own_map(mosaic: Raster) -> None:
     plan = plan_flight((("m", "q"),), index=0, footprint_m=FOOTPRINT_M, area=mosaic.bounds, seed=3)
     localizer = NccLocalizer(NccMap(mosaic, FOOTPRINT_M), likelihood)
     for _, observation in zip(range(12), fly(plan, mosaic), strict=False):
-        fix = localizer.update(observation.step, observation.patch)
+        fix = localizer.update(observation.step, observation.view.patch)
     assert fix.converged and fix.position_std_m < 60
     assert math.dist((fix.easting_m, fix.northing_m), observation.pose[:2]) < 20
     assert abs(math.remainder(fix.heading_rad - observation.pose[2], 2 * math.pi)) < math.radians(10)
