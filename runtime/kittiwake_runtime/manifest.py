@@ -14,8 +14,15 @@ Version 1, by example:
                    "units": "1", "meaning": "unit vectors over axis 1"}],
       "dims": {"N": {"min": 1, "typical": 36}, "H": {"min": 33, "typical": 33, "max": 2048}, …},
       "preprocessing": {…}, "calibration": {…},
-      "variants": {"fp32": {"file": "model.onnx", "parity": {"descriptor": 3e-7}}},
+      "variants": {"fp32": {"file": "model.onnx", "parity": {"descriptor": 3e-7}},
+                   "int8": {"file": "model.int8.onnx", "parity": {"descriptor": 0.02},
+                            "float_nodes": ["conv2d_2"], "calibration": {"data": [{"name": "…"}], "samples": 512},
+                            "accuracy": {"name": "recall", "unit": "%", "split": "validation", "n": 10000,
+                                         "reference": 31.2, "value": 31.1, "loss": 0.1, "interval": [0.0, 0.2],
+                                         "allowed": 0.5},
+                            "tensorrt": {"file": "model.int8.tensorrt.onnx", …}}},
       "tolerance": 1e-4,
+      "provider_options": {"cuda": {"prefer_nhwc": true}},
       "training": {"data": [{"name": "…", "sha256": "…"}], "config": {…}, "commit": "…", "seed": 0},
       "metrics": [{"name": "recall@1", "value": 93.1, "unit": "%", "split": "test", "n": 10000}],
       "files": {"model.onnx": "<sha256>", "golden.npz": "<sha256>", "card.md": "<sha256>"}
@@ -26,7 +33,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -74,13 +81,59 @@ class DimRange:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """What a precision costs the task, measured in pairs: every sample with it and with the reference.
+
+    Args:
+        name: of the metric; more is better.
+        unit: of all values here.
+        split: what it was measured on.
+        n: samples.
+        reference: the mean of the network in float32.
+        value: the mean of this one.
+        loss: ``reference - value``.
+        interval: of the loss, 95 %.
+        allowed: a loss above this is refused at export.
+    """
+
+    name: str
+    unit: str
+    split: str
+    n: int
+    reference: float
+    value: float
+    loss: float
+    interval: tuple[float, float]
+    allowed: float
+
+
+@dataclass(frozen=True)
 class Variant:
-    """The network in one precision: its file, and per output the largest absolute difference from the
-    reference over the golden inputs, in the output's unit (empty when it wasn't measured)."""
+    """The network in one precision.
+
+    Args:
+        precision: one of ``PRECISIONS``.
+        file: its file.
+        parity: per output the largest absolute difference from the reference over the golden inputs, in the
+            output's unit; empty when it wasn't measured.
+        float_nodes: names of the nodes that stay in float32, because the loss would be too large.
+        calibration: what the ranges of int8 were measured on: ``data``, as in ``training``, and ``samples``.
+        accuracy: what it costs the task, where that was measured.
+        tensorrt: the same for TensorRT, where that needs another file: its int8 knows no zero points.
+    """
 
     precision: str
     file: str
     parity: Mapping[str, float]
+    float_nodes: tuple[str, ...] = ()
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    accuracy: Accuracy | None = None
+    tensorrt: Variant | None = None
+
+    def allowed_error(self, output: str, tolerance: float) -> float:
+        """How far an output may be off its golden value, in its unit: twice what was measured at export, since
+        machines round differently, and at least the bundle's tolerance."""
+        return max(tolerance, 2 * self.parity.get(output, 0.0))
 
 
 @dataclass(frozen=True)
@@ -123,6 +176,7 @@ class Manifest:
     training: Training
     metrics: tuple[Metric, ...]
     files: Mapping[str, str]
+    provider_options: Mapping[str, Mapping[str, Any]]
 
 
 def parse_manifest(fields: Fields) -> Manifest:
@@ -158,6 +212,7 @@ def parse_manifest(fields: Fields) -> Manifest:
         training=parse_training(fields.section("training")),
         metrics=parse_metrics(fields),
         files=files,
+        provider_options=_provider_options(fields),
     )
 
 
@@ -233,13 +288,52 @@ def _variants(fields: Fields, files: Mapping[str, str]) -> dict[str, Variant]:
     for precision, entry in fields.section_map("variants").items():
         if precision not in PRECISIONS:
             raise fields.error("variants", f"precisions among {', '.join(PRECISIONS)}", precision)
-        file = _one_of(entry, "file", files)
-        parity = entry.section("parity")
-        measured = {output: parity.number(output, least=0.0) for output in parity.value}
-        variants[precision] = Variant(precision, file, measured)
+        variants[precision] = _variant(precision, entry, files)
     if not variants:
         raise fields.error("variants", "at least one precision", {})
     return variants
+
+
+def _provider_options(fields: Fields) -> dict[str, dict[str, Any]]:
+    """Options of ONNX Runtime's providers by device; a manifest need not have any. Which ones, the engine checks."""
+    if "provider_options" not in fields:
+        return {}
+    options = {device: dict(entry.value) for device, entry in fields.section_map("provider_options").items()}
+    for device, given in options.items():
+        for name, value in given.items():
+            if not isinstance(value, str | int | float | bool):
+                raise fields.error(f"provider_options.{device}.{name}", "text, a number, true or false", value)
+    return options
+
+
+def _variant(precision: str, entry: Fields, files: Mapping[str, str]) -> Variant:
+    parity = entry.section("parity")
+    return Variant(
+        precision=precision,
+        file=_one_of(entry, "file", files),
+        parity={output: parity.number(output, least=0.0) for output in parity.value},
+        float_nodes=tuple(entry.items("float_nodes")) if "float_nodes" in entry else (),
+        calibration=entry.mapping("calibration") if "calibration" in entry else {},
+        accuracy=_accuracy(entry.section("accuracy")) if "accuracy" in entry else None,
+        tensorrt=_variant(precision, entry.section("tensorrt"), files) if "tensorrt" in entry else None,
+    )
+
+
+def _accuracy(fields: Fields) -> Accuracy:
+    interval = fields.items("interval")
+    if len(interval) != 2 or not all(type(bound) in (int, float) for bound in interval):
+        raise fields.error("interval", "[lowest, highest]", interval)
+    return Accuracy(
+        name=fields.text("name"),
+        unit=fields.text("unit"),
+        split=fields.text("split"),
+        n=fields.integer("n", least=1),
+        reference=fields.number("reference"),
+        value=fields.number("value"),
+        loss=fields.number("loss"),
+        interval=(float(interval[0]), float(interval[1])),
+        allowed=fields.number("allowed"),
+    )
 
 
 def _files(fields: Fields) -> dict[str, str]:

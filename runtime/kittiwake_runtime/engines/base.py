@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from kittiwake_runtime.bundle import Bundle
 from kittiwake_runtime.errors import EngineError
-from kittiwake_runtime.manifest import TensorSpec
+from kittiwake_runtime.manifest import DimRange, TensorSpec
+
+if TYPE_CHECKING:
+    from kittiwake_runtime.engines.gpu_arrays import GpuArray
 
 Self = TypeVar("Self", bound="Engine")
 Arrays = dict[str, npt.NDArray[Any]]
@@ -23,13 +26,33 @@ class DeviceUnavailable(EngineError):
     """This machine can't run the network on the device that was asked for; another one may do."""
 
 
+class WrongGpu(EngineError):
+    """An engine was built for another kind of GPU."""
+
+
+class WrongVersion(EngineError):
+    """An engine was built by another version of TensorRT."""
+
+
+class NoMemory(EngineError):
+    """The GPU, or the machine, has too little memory."""
+
+
+class BadPlugin(EngineError):
+    """An operator needs a plug-in that can't be loaded."""
+
+
+class DamagedEngine(EngineError):
+    """A file is no engine, is cut short, or was altered after it was built."""
+
+
 @dataclass(frozen=True)
 class EngineReport:
     """What really runs.
 
     Args:
         backend: the library, as "onnxruntime".
-        device: "cpu", "cuda" or "tensorrt".
+        device: "cpu", "cuda", "tensorrt", or "tensorrt-ep" for ONNX Runtime's TensorRT provider.
         precision: of the variant, as "fp32".
         file: the network's file within the bundle.
         providers: as the backend reports them after loading, best first.
@@ -56,37 +79,61 @@ class Engine(ABC):
         self._closed = False
         self._inputs = tuple((spec, np.dtype(spec.dtype)) for spec in bundle.inputs)
         self._outputs = tuple((spec, np.dtype(spec.dtype)) for spec in bundle.outputs)
+        self._sizes: Mapping[str, DimRange] = bundle.dims
+        self._advice = ""  # what to do when a size is out of range
+        self._array_types: Any = np.ndarray
 
-    def infer(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    def infer(self, inputs: Mapping[str, Any]) -> Arrays:
         """Run the network.
 
         Args:
-            inputs: one array per input, by the names, dtypes and shapes of ``bundle.inputs``.
+            inputs: one array per input, by the names, dtypes and shapes of ``bundle.inputs``. On a GPU they may be
+                there already: see :meth:`infer_gpu`.
 
         Returns:
-            One array per output, as ``bundle.outputs`` says.
+            One numpy array per output, as ``bundle.outputs`` says.
 
         Raises:
-            EngineError: an input is missing, unknown, or of another dtype or shape; the engine is closed; the
-                backend failed.
+            EngineError: an input is missing, unknown, of another dtype or shape, or holds NaN; the engine is
+                closed; the backend failed.
         """
-        if self._closed:
-            raise EngineError(f"{self.bundle.name}: the engine is closed", "open it again with open_engine")
-        if inputs.keys() != {spec.name for spec in self.bundle.inputs}:
-            expected = ", ".join(spec.name for spec in self.bundle.inputs)
-            given = ", ".join(map(str, inputs)) or "none"
-            raise EngineError(f"{self.bundle.name}: the inputs are {expected}; given: {given}")
-        sizes: dict[str, int] = {}
-        for spec, dtype in self._inputs:
-            self._check("input", spec, dtype, inputs[spec.name], sizes)
-        for name, limits in self.bundle.dims.items():
-            if sizes[name] not in limits:
-                raise EngineError(f"{self.bundle.name}: size {name} is {sizes[name]}; expected {limits}")
-
+        sizes = self._check_inputs(inputs)
         outputs = self._infer({name: np.ascontiguousarray(array) for name, array in inputs.items()})
-        for spec, dtype in self._outputs:
-            self._check("output", spec, dtype, outputs[spec.name], sizes)
+        self._check_outputs(outputs, sizes)
         return outputs
+
+    def infer_each(self, inputs: Iterable[Mapping[str, Any]]) -> Iterator[Arrays]:
+        """Run the network on a stream of inputs; a GPU copies one in and one out while it computes a third.
+
+        Args:
+            inputs: for each inference what :meth:`infer` takes.
+
+        Yields:
+            The outputs of each, in order.
+        """
+        return map(self.infer, inputs)
+
+    def infer_gpu(
+        self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None = None, stream: object = None
+    ) -> dict[str, GpuArray]:
+        """Run the network and leave its outputs on the GPU.
+
+        Args:
+            inputs: arrays on the GPU, of PyCUDA, CuPy, torch or whatever offers ``__cuda_array_interface__`` or
+                DLPack: used where they are, without a copy. numpy arrays are copied there.
+            out: arrays on the GPU to write outputs to, by name; for the others memory is allocated.
+            stream: the caller's CUDA stream (of any of these libraries, or its handle). The inference takes its
+                place in it: it begins after what is queued there, what is queued later waits for it, and this
+                call doesn't. None waits until the outputs are there.
+
+        Raises:
+            EngineError: as :meth:`infer`; this engine doesn't run on a GPU; an array is of another context, is not
+                C-contiguous, or may not be written.
+        """
+        raise EngineError(
+            f"{self.bundle.name} runs on the {self.report.device}, where no array is on the GPU",
+            "open it with device='cuda' or 'tensorrt' and policy='require'",
+        )
 
     def close(self) -> None:
         """Free what the engine holds; closing twice does nothing."""
@@ -104,15 +151,52 @@ class Engine(ABC):
     def _infer(self, inputs: Arrays) -> Arrays:
         """Compute: the inputs are checked and C-contiguous, every output of the bundle must be returned."""
 
-    def _check(self, side: str, spec: TensorSpec, dtype: np.dtype[Any], array: object, sizes: dict[str, int]) -> None:
+    def _check_inputs(self, inputs: Mapping[str, Any]) -> dict[str, int]:
+        """Check state, names, arrays and sizes; return the sizes of the dynamic dimensions."""
+        if self._closed:
+            raise EngineError(f"{self.bundle.name}: the engine is closed", "open it again with open_engine")
+        if inputs.keys() != {spec.name for spec in self.bundle.inputs}:
+            expected = ", ".join(spec.name for spec in self.bundle.inputs)
+            given = ", ".join(map(str, inputs)) or "none"
+            raise EngineError(f"{self.bundle.name}: the inputs are {expected}; given: {given}")
+        sizes: dict[str, int] = {}
+        for spec, dtype in self._inputs:
+            self._check("input", spec, dtype, inputs[spec.name], sizes)
+        for name, limits in self._sizes.items():
+            if sizes[name] not in limits:
+                raise EngineError(f"{self.bundle.name}: size {name} is {sizes[name]}; expected {limits}", self._advice)
+        for spec, dtype in self._inputs:
+            array = inputs[spec.name]
+            # NaN anywhere makes the sum NaN, and a sum is many times faster than a look at each value.
+            if dtype.kind == "f" and isinstance(array, np.ndarray) and np.isnan(np.add.reduce(array, axis=None)):
+                self._refuse_nan(spec, array)
+        return sizes
+
+    def _check_outputs(self, outputs: Mapping[str, Any], sizes: dict[str, int]) -> None:
+        for spec, dtype in self._outputs:
+            self._check("output", spec, dtype, outputs[spec.name], sizes)
+
+    def _refuse_nan(self, spec: TensorSpec, array: npt.NDArray[Any]) -> None:
+        found = np.argwhere(np.isnan(array))
+        if len(found):  # none: the sum was of infinities of both signs
+            where = ", ".join(map(str, found[0]))
+            raise EngineError(
+                f"{self.bundle.name}: input {spec.name} holds {len(found)} NaN, the first at ({where})",
+                "mask or replace what is missing before the inference",
+            )
+
+    def _check(self, side: str, spec: TensorSpec, dtype: np.dtype[Any], array: Any, sizes: dict[str, int]) -> None:
         """Check one array, and note the sizes of its dynamic dimensions in ``sizes``."""
         label = f"{self.bundle.name}: {side} {spec.name}"
-        if not isinstance(array, np.ndarray):
-            raise EngineError(f"{label} is of type {type(array).__name__}; expected a numpy array")
+        if not isinstance(array, self._array_types):
+            raise EngineError(
+                f"{label} is of type {type(array).__name__}; expected a numpy array",
+                "an array on the GPU needs an engine that runs there" if hasattr(array, "__dlpack__") else "",
+            )
         if array.dtype != dtype:
             hint = f"convert with .astype('{dtype}')"
             raise EngineError(f"{label} is {array.dtype}; expected {dtype}", hint)
-        fits = array.ndim == len(spec.shape)
+        fits = len(array.shape) == len(spec.shape)
         for size, wanted in zip(array.shape, spec.shape, strict=False):
             fits &= size == (sizes.setdefault(wanted, size) if isinstance(wanted, str) else wanted)
         if not fits:

@@ -7,65 +7,57 @@ session are read back, and a device that isn't among them is reported as unavail
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from kittiwake_runtime.bundle import Bundle
 from kittiwake_runtime.engines.base import Arrays, DeviceUnavailable, Engine, EngineReport
+from kittiwake_runtime.engines.cuda import Device
+from kittiwake_runtime.engines.gpu import GpuEngine, Plan, Shapes
+from kittiwake_runtime.engines.profiles import profile_sizes, shapes
 from kittiwake_runtime.errors import EngineError
 from kittiwake_runtime.manifest import Variant
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt-ep": "TensorrtExecutionProvider",
 }
 # What a provider hands on to where it lacks an operator; the CPU stands behind them all.
-_FALLBACKS = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
+_FALLBACKS = {"cpu": (), "cuda": ("cpu",), "tensorrt-ep": ("cuda", "cpu")}
+# What a manifest may set: nothing that names a file, an address or another GPU.
+_SETTABLE = {
+    "cuda": {"cudnn_conv_algo_search", "cudnn_conv_use_max_workspace", "cudnn_conv1d_pad_to_nc1d", "use_tf32",
+             "prefer_nhwc", "fuse_conv_bias", "enable_cuda_graph", "gpu_mem_limit", "arena_extend_strategy"},
+    "tensorrt-ep": {"trt_builder_optimization_level", "trt_max_workspace_size", "trt_layer_norm_fp32_fallback",
+                    "trt_cuda_graph_enable", "trt_context_memory_sharing_enable", "trt_auxiliary_streams"},
+}  # fmt: skip
+_GRAPH_OPTIONS = {"cuda": "enable_cuda_graph", "tensorrt-ep": "trt_cuda_graph_enable"}
+_LARGEST_GRAPHS = 8  # ONNX Runtime keeps a captured graph as long as the session
 _ERRORS_ONLY = 3
 
 
 class OnnxRuntimeEngine(Engine):
-    """A network in ONNX Runtime.
+    """A network in ONNX Runtime on the CPU.
 
     Args:
         bundle: the bundle.
         variant: which of its networks.
-        device: "cpu", "cuda" or "tensorrt".
         threads: of the CPU, within an operator; None takes all that this process may use.
         reasons: for the report: what was tried before.
 
     Raises:
-        DeviceUnavailable: this ONNX Runtime, or this machine, lacks the device.
         EngineError: the network can't be loaded, or isn't the one that the manifest describes.
     """
 
-    def __init__(
-        self, bundle: Bundle, variant: Variant, device: str, threads: int | None, reasons: tuple[str, ...]
-    ) -> None:
-        path = bundle.file(variant.file)
-        self._label = f"{path} on {device}"
-        session = self._open(str(path), device, threads)
-        report = EngineReport(
-            backend="onnxruntime",
-            device=device,
-            precision=variant.precision,
-            file=variant.file,
-            providers=tuple(session.get_providers()),
-            reasons=reasons,
-        )
-        super().__init__(bundle, report)
-        self._session: Any = session
+    def __init__(self, bundle: Bundle, variant: Variant, threads: int | None, reasons: tuple[str, ...]) -> None:
+        self._label = f"{bundle.file(variant.file)} on cpu"
+        self._session: Any = _open(bundle, variant, "cpu", threads, {})
+        super().__init__(bundle, _report(self._session, "cpu", variant, reasons))
         self._names = [spec.name for spec in bundle.outputs]
-        for side, nodes, specs in (
-            ("inputs", session.get_inputs(), bundle.inputs),
-            ("outputs", session.get_outputs(), bundle.outputs),
-        ):
-            found = {node.name: _dtype(node.type) for node in nodes}
-            promised = {spec.name: spec.dtype for spec in specs}
-            if found != promised:
-                raise EngineError(f"{path}: its {side} are {found}; the manifest says {promised}")
 
     def close(self) -> None:
         """Free the session."""
@@ -78,30 +70,228 @@ class OnnxRuntimeEngine(Engine):
         except Exception as error:  # ONNX Runtime's exceptions share no class of their own
             raise _named(self._label, error) from error
 
-    def _open(self, path: str, device: str, threads: int | None) -> Any:
-        provider = PROVIDERS[device]
-        if provider not in ort.get_available_providers():
-            raise DeviceUnavailable(
-                f"onnxruntime {ort.__version__} has no {provider}",
-                "`kittiwake doctor` says which package brings it to this machine",
-            )
-        if device != "cpu" and hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # finds CUDA and cuDNN where pip has put them
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or available_cpus()
-        options.log_severity_level = _ERRORS_ONLY
+
+class OnnxRuntimeGpuEngine(GpuEngine):
+    """A network in ONNX Runtime on a GPU, with all inputs and outputs bound; shapes that come again are replayed
+    as a CUDA graph where ONNX Runtime can capture one.
+
+    It lives in the primary context of GPU 0, the only one that ONNX Runtime uses.
+
+    Args:
+        bundle: the bundle.
+        variant: which of its networks.
+        device: "cuda" or "tensorrt-ep".
+        threads: of the CPU, for operators that the GPU lacks.
+        reasons: for the report: what was tried before.
+
+    Raises:
+        DeviceUnavailable: this ONNX Runtime, or this machine, lacks the device.
+        EngineError: the network can't be loaded, or isn't the one that the manifest describes.
+    """
+
+    def __init__(
+        self, bundle: Bundle, variant: Variant, device: str, threads: int | None, reasons: tuple[str, ...]
+    ) -> None:
+        self._label = f"{bundle.file(variant.file)} on {device}"
+        _check_provider(device)
+        context = Device.open(primary=True)
+        with context:
+            stream = context.new_stream()
+            options = _gpu_options(bundle, device, stream)
+            try:
+                self._session: Any = _open(bundle, variant, device, threads, options)
+                self._graphs_left = _LARGEST_GRAPHS if _is_on(options[device][_GRAPH_OPTIONS[device]]) else 0
+            except _NoGraph as error:
+                reasons = (*reasons, f"no CUDA graph: {error.message}")
+                options[device][_GRAPH_OPTIONS[device]] = "0"
+                self._session, self._graphs_left = _open(bundle, variant, device, threads, options), 0
+        super().__init__(bundle, _report(self._session, device, variant, reasons), context, stream)
+
+    def close(self) -> None:
+        """Free the session."""
+        super().close()
+        self._session = None
+
+    def _make_plan(self, input_shapes: Shapes) -> Plan:
+        graph, self._graphs_left = self._graphs_left, max(self._graphs_left - 1, 0)
+        plan = _BoundPlan(self._device, self._dtypes, dict(input_shapes), self._session, self._label, graph)
+        plan.learn_output_shapes([spec.name for spec, _ in self._outputs], self._stream)
+        return plan
+
+
+class _BoundPlan(Plan):
+    """One set of shapes, bound to buffers.
+
+    Args:
+        session: ONNX Runtime's.
+        label: for messages.
+        graph: a number of its own, for the CUDA graph; 0 for none.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        dtypes: Mapping[str, np.dtype[Any]],
+        shapes: Shapes,
+        session: Any,
+        label: str,
+        graph: int,
+    ) -> None:
+        super().__init__(device, dtypes, shapes)
+        self._session, self._label = session, label
+        self._inputs = tuple(shapes)
+        self._addresses: Mapping[str, int] = {}
+        self._captured: Mapping[str, int] = {}
+        self._binding: Any = None
+        self._plain, self._graph = _run_options("-1"), _run_options(str(graph)) if graph else None
+
+    def run(self, addresses: Mapping[str, int], stream: int) -> None:
+        """Queue it on the session's stream, which is the engine's; the same addresses again run as a graph."""
+        again = addresses == self._addresses
+        if not again:
+            self._bind(addresses)
+        if again and self._graph is not None and self._captured in ({}, addresses):
+            self._captured = self._addresses
+            self._call(self._graph)
+        else:
+            self._call(self._plain)
+
+    def learn_output_shapes(self, outputs: list[str], stream: int) -> None:
+        """Run it once on zeros with outputs that ONNX Runtime allocates: what sizes they have only it knows."""
+        binding = self._session.io_binding()
+        for name in self._inputs:
+            size_bytes = int(np.prod(self.shapes[name])) * self._dtypes[name].itemsize
+            self._device.zero(self.address(name), size_bytes, stream)
+            self._bind_input(binding, name, self.address(name))
+        for name in outputs:
+            binding.bind_output(name, "cuda", 0)
+        self._binding = binding
+        self._call(self._plain)
+        self._device.synchronize(stream)
+        found = zip(outputs, binding.get_outputs(), strict=True)
+        self.shapes |= {name: tuple(value.shape()) for name, value in found}
+
+    def _bind(self, addresses: Mapping[str, int]) -> None:
+        self._binding = self._session.io_binding()
+        for name, address in addresses.items():
+            if name in self._inputs:
+                self._bind_input(self._binding, name, address)
+            else:
+                dtype = self._dtypes[name].type
+                self._binding.bind_output(name, "cuda", 0, dtype, self.shapes[name], address)
+        self._addresses = dict(addresses)
+
+    def _bind_input(self, binding: Any, name: str, address: int) -> None:
+        binding.bind_input(name, "cuda", 0, self._dtypes[name].type, self.shapes[name], address)
+
+    def _call(self, options: Any) -> None:
         try:
-            session = ort.InferenceSession(
-                path, options, providers=[provider, *(PROVIDERS[name] for name in _FALLBACKS[device])]
-            )
+            self._session.run_with_iobinding(self._binding, options)
         except Exception as error:
             raise _named(self._label, error) from error
-        if provider not in session.get_providers():
-            raise DeviceUnavailable(
-                f"{provider} did not start: ONNX Runtime fell back to {', '.join(session.get_providers())}",
-                "check the driver, CUDA and cuDNN with `kittiwake doctor`",
+
+
+class _NoGraph(EngineError):
+    """ONNX Runtime can't capture this network as a CUDA graph."""
+
+
+def _run_options(graph: str) -> Any:
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", graph)
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the engine waits, on its stream
+    return options
+
+
+def _gpu_options(bundle: Bundle, device: str, stream: int) -> dict[str, dict[str, str]]:
+    """The options of each GPU provider: ours, then the manifest's."""
+    common = {"device_id": "0", "user_compute_stream": str(stream)}
+    options = {"cuda": {**common, "use_tf32": "0", "enable_cuda_graph": "1" if device == "cuda" else "0"}}
+    if device == "tensorrt-ep":
+        options[device] = {**common, "trt_cuda_graph_enable": "1", **_tensorrt_options(bundle)}
+    for name, given in bundle.provider_options.items():
+        allowed = _SETTABLE.get(name, set())
+        if refused := sorted(given.keys() - allowed):
+            raise EngineError(
+                f"{bundle.name}: its manifest sets {refused[0]!r} for {name!r}, which a bundle may not",
+                f"it may set {', '.join(sorted(allowed))}" if allowed else f"devices are {', '.join(_SETTABLE)}",
             )
-        return session
+        if name in options:
+            options[name] |= {
+                key: str(int(value) if isinstance(value, bool) else value) for key, value in given.items()
+            }
+    return options
+
+
+def _tensorrt_options(bundle: Bundle) -> dict[str, str]:
+    """The profile, and where the provider keeps the engines that it builds by itself."""
+    from kittiwake_runtime.engines.cache import cache_root
+
+    folder = cache_root() / bundle.name / "onnxruntime"
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = profile_sizes(bundle)
+    least, typical, largest = zip(*(shapes(spec, sizes) for spec in bundle.inputs), strict=True)
+    options = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
+    for which, found in (("min", least), ("opt", typical), ("max", largest)):
+        words = [f"{s.name}:{'x'.join(map(str, shape))}" for s, shape in zip(bundle.inputs, found, strict=True)]
+        options[f"trt_profile_{which}_shapes"] = ",".join(words)
+    return options
+
+
+def _is_on(value: str) -> bool:
+    return value.lower() in ("1", "true")
+
+
+def _check_provider(device: str) -> None:
+    if PROVIDERS[device] not in ort.get_available_providers():
+        raise DeviceUnavailable(
+            f"onnxruntime {ort.__version__} has no {PROVIDERS[device]}",
+            "`kittiwake doctor` says which package brings it to this machine",
+        )
+
+
+def _open(
+    bundle: Bundle, variant: Variant, device: str, threads: int | None, options: Mapping[str, Mapping[str, str]]
+) -> Any:
+    """A session that really runs on the device, with the inputs and outputs of the manifest."""
+    path, provider = bundle.file(variant.file), PROVIDERS[device]
+    if device != "cpu" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds CUDA and cuDNN where pip has put them
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads or available_cpus()
+    settings.log_severity_level = _ERRORS_ONLY
+    wanted = [(PROVIDERS[name], dict(options.get(name, {}))) for name in (device, *_FALLBACKS[device])]
+    try:
+        session = ort.InferenceSession(str(path), settings, providers=wanted)
+    except Exception as error:
+        named = _named(f"{path} on {device}", error)
+        if "graph capture" in named.message:
+            raise _NoGraph(named.message) from error
+        raise named from error
+    if provider not in session.get_providers():
+        raise DeviceUnavailable(
+            f"{provider} did not start: ONNX Runtime fell back to {', '.join(session.get_providers())}",
+            "check the driver, CUDA and cuDNN with `kittiwake doctor`",
+        )
+    for side, nodes, specs in (
+        ("inputs", session.get_inputs(), bundle.inputs),
+        ("outputs", session.get_outputs(), bundle.outputs),
+    ):
+        found = {node.name: _dtype(node.type) for node in nodes}
+        promised = {spec.name: spec.dtype for spec in specs}
+        if found != promised:
+            raise EngineError(f"{path}: its {side} are {found}; the manifest says {promised}")
+    return session
+
+
+def _report(session: Any, device: str, variant: Variant, reasons: tuple[str, ...]) -> EngineReport:
+    return EngineReport(
+        backend="onnxruntime",
+        device=device,
+        precision=variant.precision,
+        file=variant.file,
+        providers=tuple(session.get_providers()),
+        reasons=reasons,
+    )
 
 
 def _dtype(kind: str) -> str:
