@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from results import RESULTS_DIR, Figure, command_line, write_atomically, write_results
+from results import RESULTS_DIR, Figure, command_line, usable_cores, write_atomically, write_results
 from rows import drone, growth, north_dakota, recall, seasons, speed, trust
 from rows.run import SEED, Run, Skipped
 from runs import CACHE, HERE, code_hash, key_of, product_code
@@ -101,7 +101,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rows", type=_rows, default=[*ROWS, ALL], metavar="A,B", help="rows to measure (every one)")
     parser.add_argument("--again", action="store_true", help="measure rows again that have their figures")
     parser.add_argument("--flights", type=int, metavar="N", help="of the product in each row (its own number)")
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="one core each (2)")
+    parser.add_argument("--processes", type=int, default=usable_cores(), metavar="N", help="one core each (every core)")
     parser.add_argument("--bundle", metavar="PATH", help="bundle's folder or name (the one installed)")
     parser.add_argument("--tuned-bundle", metavar="PATH", help="for row tuned: trained on the western half of the map")
     parser.add_argument("--loo-bundle", metavar="PATH", help="for row loo")

@@ -117,10 +117,17 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on: CPU, cores this process may use, memory, system."""
     return {
         "cpu": _proc_value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
-        "cores": f"{_usable_cores()} cores",
+        "cores": f"{usable_cores()} cores",
         "memory": _memory(),
         "system": platform.platform(terse=True),
     }
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:
@@ -172,12 +179,6 @@ def _significant(value: float) -> float:
 
 def _number(value: float | None, missing: str = "not measured") -> str:
     return missing if value is None else f"{value:g}"
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory() -> str:

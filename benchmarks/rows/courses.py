@@ -155,7 +155,8 @@ def fly_ncc(run: Run, course: Course, flights: int, title: str, fold: int = 1) -
 
     plans = [course.plan(index) for index in range(flights)]
     title = f"{title}, ncc" + (f" fold {fold}" if fold > 1 else "")
-    return fly_all(make, plans, key=ncc_key(course, fold), processes=run.processes, title=title, folder=FLOWN)
+    folder = None if run.quick else FLOWN  # a quick run's few flights are not for keeping
+    return fly_all(make, plans, key=ncc_key(course, fold), processes=run.processes, title=title, folder=folder)
 
 
 def ncc_key(course: Course, fold: int = 1) -> str:

@@ -123,7 +123,7 @@ def _page(report: dict[str, Any], areas: Sequence[Series], footprints: Sequence[
         f"![Seconds and memory against map area, updates against footprint]({picture.as_posix()})",
         "",
         "A map of the procedural world at 5 m, indexed for a footprint of 160 m: the first updates of a flight that",
-        "could be anywhere on it, in each of 36 headings. Once the belief is narrow, an update costs the same anywhere.",
+        "could be anywhere on it, in each of 36 headings. Once the belief is narrow, the area no longer matters.",
         "The memory is the process's peak, its imports and every touched page of the map included.",
         "",
         "| map | an update | least – most | memory |",

@@ -24,6 +24,7 @@ from rows.run import WORLD_SEED, Run, of_bundle, of_data, world_place
 
 FLIGHTS = 200
 ELSEWHERE_FLIGHTS = 400
+ENTRY_FLIGHTS = 100
 NCC_KIDNAPPED = 20
 
 KIDNAP = {
@@ -64,7 +65,7 @@ def measure_offmap(run: Run) -> list[Figure]:
     rival = fly_ncc(run, course, run.ncc_count(), "offmap")
     data, beside = of_data(course.place, of_bundle(run.bundle)), of_data(course.place, f"key {ncc_key(course)}")
     entry = _entry(run)
-    entered = fly_product(run, entry, run.count(FLIGHTS), "offmap, fly in")
+    entered = fly_product(run, entry, run.count(ENTRY_FLIGHTS), "offmap, fly in")
     return [
         *flight_figures("offmap", ELSEWHERE, ours, data, rival),
         *ncc_figures("offmap", ELSEWHERE, rival, beside),
