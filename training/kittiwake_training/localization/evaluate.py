@@ -103,14 +103,22 @@ def evaluate(
     for index, place in enumerate(tqdm(places, desc="evaluating", unit="place", disable=None)):
         rng = np.random.default_rng([seed, index])
         for step in config.world_steps if place.source == WORLD else config.imagery_steps:
-            found = _query_place(model, to_device(place, device), place.name, step, config.queries, rng)
-            outcomes.setdefault(place.source, []).extend(found)
+            for query in scored_queries(model, to_device(place, device), step, config.queries, rng):
+                outcome = _outcome(place.name, *query)
+                if outcome.wrong[1].any():  # a map of a few cells has no wrong ones
+                    outcomes.setdefault(place.source, []).append(outcome)
     return outcomes
 
 
-def _query_place(
-    model: nn.Module, place: DevicePlace, name: str, step: float, count: int, rng: np.random.Generator
-) -> Iterator[Query]:
+def scored_queries(
+    model: nn.Module, place: DevicePlace, step: float, count: int, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Query one place: one date is the map, from another ``count`` queries are taken.
+
+    Yields:
+        For each query that shows enough ground: (36, h, w) scores of headings and cells, (h, w) bool of the cells
+        that are on the map, and the truth: (2,) x and y in cells, and () heading in radians.
+    """
     map_date, query_date = (int(date) for date in rng.choice(len(place.pixels), size=2, replace=False))
     descriptors, valid = _describe_map(model, place, map_date, step)
     if not valid.any():
@@ -127,9 +135,7 @@ def _query_place(
         views = turn(seen[i : i + 1].expand(HEADINGS, -1, -1, -1), -assumed)
         queries = model(views)[:, :, 0, 0]
         scores = torch.einsum("kd,dhw->khw", queries, descriptors)
-        outcome = _outcome(name, scores, valid, centre[i], heading[i])
-        if outcome.wrong[1].any():  # a map of a few cells has no wrong ones
-            yield outcome
+        yield scores, valid, centre[i], heading[i]
 
 
 def _describe_map(model: nn.Module, place: DevicePlace, date: int, step: float) -> tuple[Tensor, Tensor]:
