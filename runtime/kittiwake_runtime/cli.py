@@ -64,6 +64,8 @@ _BUILT_IN = {
     "locate": _Source("find a flight on a map from its images",
                       "kittiwake_runtime.localization.locate_command"),
     "bundle": _Source("inspect and verify model bundles", "kittiwake_runtime.bundle_commands"),
+    "engine": _Source("build TensorRT engines, and list, verify and clean those that were built",
+                      "kittiwake_runtime.engine_commands"),
     "doctor": _Source("what this machine has, what is missing, and the command that mends it",
                       "kittiwake_runtime.doctor"),
 }  # fmt: skip

@@ -49,7 +49,7 @@ REQUIREMENTS = (
     Requirement("threadpoolctl", "threadpoolctl", "3.1"),
     Requirement("tqdm", "tqdm", "4.66"),
 )
-OPTIONAL = ("tensorrt", "tensorrt_rtx", "cuda.bindings")
+OPTIONAL = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "cuda.bindings")
 
 # JetPack by the major version of its L4T.
 _JETPACKS = {36: "6", 38: "7.0 or 7.1", 39: "7.2"}

@@ -36,7 +36,7 @@ NOT_IN_THE_RUNTIME = {"torch", "onnx", "rclpy", "matplotlib", "scipy", "tensorfl
 # Inside the runtime tasks import engines import bundles; commands stand before all of them.
 TASKS = r"kittiwake_runtime\.(localization|radiology|splat)\b"
 ENGINES = r"kittiwake_runtime\.(engines|bench)\b"
-FRONT = r"kittiwake_runtime\.(cli|doctor|bundle_commands|__main__)\b"
+FRONT = r"kittiwake_runtime\.(cli|doctor|bundle_commands|engine_commands|__main__)\b"
 NEVER_BACK = {
     r"kittiwake_runtime\.(bundle|manifest|fields|errors|command)$": (ENGINES, TASKS, FRONT),
     ENGINES: (TASKS, FRONT),
@@ -45,12 +45,15 @@ NEVER_BACK = {
 
 DISTRIBUTIONS = {
     "affine": "rasterio",  # its type of a transform
+    "cuda": "cuda-bindings",
     "cv2": "opencv-python-headless",
     "lightning": "lightning-fabric",  # the larger package, which holds the same
     "yaml": "pyyaml",
 }
 # Declared, and yet imported nowhere in the package: the reason.
 UNSEEN = {
+    ("runtime", "tensorrt-rtx-cu13-bindings"): "whichever TensorRT is installed is imported by its name",
+    ("runtime", "tensorrt-rtx-cu13-libs"): "the bindings load it",
     ("export", "onnxscript"): "torch.onnx's exporter imports it",
     ("export", "kittiwake-training"): "its entry points name the models that checkpoints are of",
 }
@@ -189,6 +192,6 @@ def test_what_a_package_imports_is_what_it_declares(room: str) -> None:
 def test_the_runtimes_readme_gives_a_reason_for_each_dependency() -> None:
     text = (ROOT / "runtime" / "README.md").read_text(encoding="utf-8")
     reasons = dict(re.findall(r"^\| (\w[\w-]*) \| (\S.*) \|$", text, flags=re.MULTILINE))
-    extras = {"distributed"}
+    extras = {"distributed", "cuda-bindings", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"}
     assert declared("runtime") - extras == {name for name in reasons if name != "package"}
     assert all(name in text for name in extras)

@@ -11,6 +11,7 @@ import pytest
 
 from kittiwake_runtime import Bundle, EngineError, open_engine
 from kittiwake_runtime.engines.base import golden_errors
+from kittiwake_runtime.engines.cuda import Device
 
 Make = Callable[..., Bundle]
 X = np.arange(16, dtype=np.float32).reshape(2, 2, 4)
@@ -73,7 +74,7 @@ def test_a_closed_engine_says_so(make_bundle: Make) -> None:
         engine.infer({"x": X})
 
 
-@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("device", ["cuda", "tensorrt-ep"])
 def test_a_device_that_is_not_there(make_bundle: Make, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     bundle = make_bundle()
@@ -85,6 +86,17 @@ def test_a_device_that_is_not_there(make_bundle: Make, device: str, monkeypatch:
         np.testing.assert_array_equal(engine.infer({"x": X})["y"], 2 * X + 1)
 
 
+class NoGpu:
+    """A CUDA context of which nothing is used: the session comes up without CUDA."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def new_stream(self) -> int:
+        return 4711
+
+
 @pytest.mark.filterwarnings("ignore:.*CUDAExecutionProvider:UserWarning")
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="needs a machine without CUDA"
@@ -94,6 +106,7 @@ def test_a_silent_fall_to_the_cpu_is_noticed(make_bundle: Make, monkeypatch: pyt
     real = onnxruntime.InferenceSession
     claimed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: claimed)
+    monkeypatch.setattr(Device, "open", lambda primary: NoGpu())
     monkeypatch.setattr(
         onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, providers[-1:])
     )
@@ -102,7 +115,20 @@ def test_a_silent_fall_to_the_cpu_is_noticed(make_bundle: Make, monkeypatch: pyt
         open_engine(bundle, device="cuda", policy="require")
     with open_engine(bundle, device="auto") as engine:
         assert engine.report.device == "cpu"
-        assert "did not start" in engine.report.reasons[0]
+        assert "did not start" in engine.report.reasons[-1]
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="needs a machine without CUDA"
+)
+def test_onnx_runtime_for_cuda_on_a_machine_without_a_driver(
+    make_bundle: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: claimed)
+    with pytest.raises(EngineError, match=r"no NVIDIA driver|cuda\.bindings") as caught:
+        open_engine(make_bundle(), device="cuda", policy="require")
+    assert caught.value.hint
 
 
 def test_a_precision_that_is_not_there(make_bundle: Make) -> None:

@@ -167,23 +167,22 @@ class Engine(ABC):
                 raise EngineError(f"{self.bundle.name}: size {name} is {sizes[name]}; expected {limits}", self._advice)
         for spec, dtype in self._inputs:
             array = inputs[spec.name]
-            # NaN anywhere makes the sum NaN, and a sum is many times faster than a look at each value.
-            if dtype.kind == "f" and isinstance(array, np.ndarray) and np.isnan(np.add.reduce(array, axis=None)):
-                self._refuse_nan(spec, array)
+            # NaN anywhere makes the least value NaN: that is found without an array of truth values.
+            if dtype.kind == "f" and isinstance(array, np.ndarray) and np.isnan(np.minimum.reduce(array, axis=None)):
+                raise self._has_nan(spec, array)
         return sizes
 
     def _check_outputs(self, outputs: Mapping[str, Any], sizes: dict[str, int]) -> None:
         for spec, dtype in self._outputs:
             self._check("output", spec, dtype, outputs[spec.name], sizes)
 
-    def _refuse_nan(self, spec: TensorSpec, array: npt.NDArray[Any]) -> None:
+    def _has_nan(self, spec: TensorSpec, array: npt.NDArray[Any]) -> EngineError:
         found = np.argwhere(np.isnan(array))
-        if len(found):  # none: the sum was of infinities of both signs
-            where = ", ".join(map(str, found[0]))
-            raise EngineError(
-                f"{self.bundle.name}: input {spec.name} holds {len(found)} NaN, the first at ({where})",
-                "mask or replace what is missing before the inference",
-            )
+        where = ", ".join(map(str, found[0]))
+        return EngineError(
+            f"{self.bundle.name}: input {spec.name} holds {len(found)} NaN, the first at ({where})",
+            "mask or replace what is missing before the inference",
+        )
 
     def _check(self, side: str, spec: TensorSpec, dtype: np.dtype[Any], array: Any, sizes: dict[str, int]) -> None:
         """Check one array, and note the sizes of its dynamic dimensions in ``sizes``."""

@@ -6,6 +6,7 @@ The driver's API, not the runtime's: it works in whatever context the caller has
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -46,7 +47,13 @@ class Gpu:
 
 
 def gpu_ahead_of_time(sm: str) -> Gpu:
-    """Any GPU of a compute capability."""
+    """Any GPU of a compute capability, as "8.6".
+
+    Raises:
+        EngineError: it is written otherwise.
+    """
+    if not re.fullmatch(r"\d+\.\d", sm):
+        raise EngineError(f"the compute capability is {sm!r}; expected one like 8.6")
     return Gpu("any", sm, 0, "")
 
 

@@ -103,27 +103,22 @@ def make_logger(library: Library) -> Any:
 
 
 _REBUILD = "build an engine on this machine: kittiwake engine build BUNDLE"
+_FREE = "close what else uses the GPU, or build for smaller sizes (--size)"
 # What TensorRT writes, in the order in which it decides: the class of the error, and what to do.
 _CAUSES: tuple[tuple[str, type[EngineError], str], ...] = (
+    ("magic tag", DamagedEngine, _REBUILD),
+    ("magictag", DamagedEngine, _REBUILD),
+    ("blobsize", DamagedEngine, _REBUILD),
     ("expecting compute", WrongGpu, _REBUILD),
     ("compute capability", WrongGpu, _REBUILD),
     ("expecting library version", WrongVersion, _REBUILD),
     ("version tag does not match", WrongVersion, _REBUILD),
     ("incompatible serialization version", WrongVersion, _REBUILD),
-    ("version_mismatch", WrongVersion, _REBUILD),
-    ("unsupported_cc", WrongGpu, _REBUILD),
-    ("insufficient_gpu_memory", NoMemory, "close what else uses the GPU, or build for smaller sizes (--size)"),
     ("driver version is insufficient", DeviceUnavailable, "there is no NVIDIA driver here, or it is too old"),
-    ("old_cuda_driver", DeviceUnavailable, "update the NVIDIA driver"),
     ("no cuda-capable device", DeviceUnavailable, "no NVIDIA GPU can be used here; see `kittiwake doctor`"),
-    ("out of memory", NoMemory, "close what else uses the GPU, or build for smaller sizes (--size)"),
-    ("outofmemory", NoMemory, "close what else uses the GPU, or build for smaller sizes (--size)"),
+    ("out of memory", NoMemory, _FREE),
+    ("outofmemory", NoMemory, _FREE),
     ("plugin", BadPlugin, "bundles must need no plug-in: export the network without that operator"),
-    ("magic tag", DamagedEngine, _REBUILD),
-    ("magictag", DamagedEngine, _REBUILD),
-    ("blob size", DamagedEngine, _REBUILD),
-    ("malformed_engine", DamagedEngine, _REBUILD),
-    ("deserialization failed", DamagedEngine, _REBUILD),
 )
 
 
