@@ -5,6 +5,7 @@
       model.onnx       the network; further precisions stand beside it, as model.fp16.onnx
       golden.npz       a few inputs and the outputs that the reference gave for them
       card.md          the same for people
+      manifest.json.sig    optional: a detached signature; see signature.py
 
 A bundle is data: it is validated when it is opened, every file against its sha256, and nothing is unpickled.
 """
@@ -33,6 +34,7 @@ MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 CARD = "card.md"
 MODELS_VARIABLE = "KITTIWAKE_MODELS"
+PUBLIC_KEY_VARIABLE = "KITTIWAKE_PUBLIC_KEY"
 MODELS_PACKAGE = "kittiwake_models"
 
 
@@ -63,10 +65,17 @@ class Bundle(Manifest):
         A name is looked up in the folders of ``$KITTIWAKE_MODELS`` and then in the installed package
         kittiwake_models.
 
+        With ``$KITTIWAKE_PUBLIC_KEY`` set, a bundle without that key's signature is refused.
+
         Raises:
-            BundleError: not found; a field of the manifest missing or wrong; a file missing or altered.
+            BundleError: not found; a field of the manifest missing or wrong; a file missing or altered; the
+                signature missing or wrong.
         """
         root = _find(path_or_name)
+        if key := os.environ.get(PUBLIC_KEY_VARIABLE):
+            from kittiwake_runtime.signature import verify_signature
+
+            verify_signature(root / MANIFEST, Path(key))
         fields = Fields.read(root / MANIFEST)
         manifest = parse_manifest(fields)
         for name, expected in manifest.files.items():
