@@ -26,7 +26,11 @@ def write_card(manifest: Mapping[str, Any], text: str) -> str:
             [
                 *(f"- data: {_facts(entry)}" for entry in training["data"]),
                 f"- commit `{training['commit'] or 'unknown'}`, seed {training['seed']}",
-                *(f"- {_parity(name, entry, manifest)}" for name, entry in manifest["variants"].items()),
+                *(
+                    f"- {line}"
+                    for name, entry in manifest["variants"].items()
+                    for line in _variant(name, entry, manifest["tolerance"])
+                ),
             ]
         ),
         text.strip(),
@@ -55,7 +59,24 @@ def _facts(entry: Mapping[str, Any]) -> str:
     return f"{entry['name']}" + (f" ({', '.join(others)})" if others else "")
 
 
-def _parity(precision: str, entry: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+def _variant(precision: str, entry: Mapping[str, Any], tolerance: float) -> list[str]:
     errors = ", ".join(f"{name} {error:.2g}" for name, error in entry["parity"].items())
-    allowed = f"allowed {manifest['tolerance']:g}"
-    return f"`{entry['file']}` ({precision}) differs from torch by at most: {errors}; {allowed}"
+    allowed = f"; allowed {tolerance:g}" if precision == "fp32" else ""
+    lines = [f"`{entry['file']}` ({precision}) differs from torch by at most: {errors}{allowed}"]
+    if entry.get("float_nodes"):
+        lines.append(f"in float32 stay {', '.join(f'`{name}`' for name in entry['float_nodes'])}")
+    if "calibration" in entry:
+        names = ", ".join(data["name"] for data in entry["calibration"]["data"])
+        lines.append(f"ranges from {entry['calibration']['samples']} samples of {names}")
+    if "accuracy" in entry:
+        found = entry["accuracy"]
+        low, high = found["interval"]
+        lines.append(
+            f"{found['name']} {found['value']:.2f} {found['unit']} against {found['reference']:.2f} in float32 on the "
+            f"same {found['n']} samples ({found['split']}): a loss of {found['loss']:.2f} ({low:.2f} to {high:.2f}); "
+            f"allowed {found['allowed']:g}"
+        )
+    lines = ["; ".join(lines)]
+    if "tensorrt" in entry:
+        lines += _variant(f"{precision}, TensorRT", entry["tensorrt"], tolerance)
+    return lines

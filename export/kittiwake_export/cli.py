@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from kittiwake_runtime.command import Command
 
 _EXAMPLES = """\
-example:
+examples:
   kittiwake export runs/descriptor -o models/kittiwake_models/localization-descriptor
-  kittiwake bundle verify models/kittiwake_models/localization-descriptor
+  kittiwake export runs/descriptor -o descriptor --precision fp16 --precision int8 --data places
+  kittiwake bundle verify descriptor --precision int8
 
-Nothing is written when the outputs differ from those of the checkpoint by more than its tolerance.
+Nothing is written when the outputs differ from those of the checkpoint by more than its tolerance, or when a
+precision loses more than the task allows.
 """
 
 
@@ -21,22 +24,40 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="a folder with weights.safetensors and checkpoint.json")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE",
                         help="the folder to write; a bundle that is there already is replaced")  # fmt: skip
+    parser.add_argument("--precision", action="append", choices=("fp16", "int8"), default=[],
+                        help="a variant to make beside fp32; may be given twice")  # fmt: skip
+    parser.add_argument("--data", type=Path, metavar="FOLDER",
+                        help="the task's real data: int8 is calibrated and its accuracy measured with it")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from kittiwake_export.export import export
 
-    bundle = export(arguments.checkpoint, arguments.output)
-    parity = {precision: dict(variant.parity) for precision, variant in bundle.variants.items()}
+    bundle = export(arguments.checkpoint, arguments.output, ["fp32", *arguments.precision], arguments.data)
+    variants = bundle.variants.items()
     if arguments.json:
-        result = {"bundle": str(bundle.root), "sha256": bundle.sha256, "parity": parity}
-        print(json.dumps(result | {"tolerance": bundle.tolerance}, indent=2))
+        result = {
+            "bundle": str(bundle.root),
+            "sha256": bundle.sha256,
+            "parity": {precision: dict(variant.parity) for precision, variant in variants},
+            "accuracy": {precision: asdict(v.accuracy) for precision, v in variants if v.accuracy},
+            "float_nodes": {precision: list(v.float_nodes) for precision, v in variants if v.float_nodes},
+            "tolerance": bundle.tolerance,
+        }
+        print(json.dumps(result, indent=2))
         return 0
     print(f"wrote {bundle.root}: {', '.join(sorted(bundle.files))}")
-    for precision, errors in parity.items():
-        for output, error in errors.items():
-            print(f"{precision}: {output} differs from torch by at most {error:.2g} of {bundle.tolerance:.2g}")
+    for precision, variant in variants:
+        for output, error in variant.parity.items():
+            print(f"{precision}: {output} differs from torch by at most {error:.2g}")
+        if variant.float_nodes:
+            print(f"{precision}: in float32 stay {', '.join(variant.float_nodes)}")
+        if (cost := variant.accuracy) is not None:
+            print(
+                f"{precision}: loses {cost.loss:.3g} {cost.unit} of {cost.name} "
+                f"({cost.interval[0]:.3g} to {cost.interval[1]:.3g}, n = {cost.n}; allowed {cost.allowed:g})"
+            )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: trace, slim, golden values, parity, manifest.
+"""From a checkpoint to a bundle: trace, slim, golden values, parity, variants, manifest.
 
 Nothing but the checkpoint is read, so a new model needs no change here. The fields that ``checkpoint.json``
 shares with a manifest are copied (kittiwake_runtime/manifest.py says what each holds). Two more may be there:
@@ -8,22 +8,32 @@ shares with a manifest are copied (kittiwake_runtime/manifest.py says what each 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import onnx
 
 from kittiwake_export.card import write_card
 from kittiwake_export.errors import ExportError
 from kittiwake_export.golden import example_inputs, reference_outputs
-from kittiwake_export.graph import trace
+from kittiwake_export.graph import settle, trace
+from kittiwake_export.quantize import Arrays
+from kittiwake_export.variants import judge, make_half, make_int8, run_trial
 from kittiwake_runtime.bundle import CARD, GOLDEN, Bundle, Golden, write_bundle, write_golden
 from kittiwake_runtime.engines.base import golden_errors
 from kittiwake_runtime.engines.select import open_engine
 from kittiwake_runtime.fields import Fields
-from kittiwake_runtime.manifest import FORMAT_VERSION, parse_manifest
+from kittiwake_runtime.manifest import FORMAT_VERSION, PRECISIONS, parse_manifest
 from kittiwake_training.checkpoint import load_checkpoint
+from kittiwake_training.tasks import Calibration, Task, Trial, find_task
 
 MODEL = "model.onnx"
+MODEL_HALF = "model.fp16.onnx"
+MODEL_INT8 = "model.int8.onnx"
+MODEL_INT8_TENSORRT = "model.int8.tensorrt.onnx"
+_HALF_SAMPLES = 4
 _COPIED = (
     "name",
     "task",
@@ -40,21 +50,31 @@ _COPIED = (
 )
 
 
-def export(checkpoint: Path, output: Path) -> Bundle:
+def export(checkpoint: Path, output: Path, precisions: Collection[str] = ("fp32",), data: Path | None = None) -> Bundle:
     """Turn a checkpoint into a bundle.
 
     Args:
         checkpoint: folder with ``weights.safetensors`` and ``checkpoint.json``.
         output: folder to write; called as the checkpoint's ``name``, it can be opened by that name.
+        precisions: which variants to make; "fp32" is always among them. "int8" needs ``data``, and its task to be
+            known (kittiwake_training/tasks.py).
+        data: a folder of the task's real data, to calibrate with and to measure accuracy on; "fp16" is compared
+            on it too.
 
     Returns:
         The bundle, opened.
 
     Raises:
-        TrainingError: the checkpoint can't be read.
+        TrainingError: the checkpoint or the data can't be read, or the task is not known.
         BundleError: a field of the checkpoint is wrong, or ``output`` is there and is no bundle.
-        ExportError: the model can't be traced, or its ONNX network differs from it above the tolerance.
+        ExportError: the model can't be traced, its ONNX network differs from it above the tolerance, or a variant
+            loses more than is allowed. Nothing is written then.
     """
+    unknown = set(precisions) - set(PRECISIONS)
+    if unknown:
+        raise ExportError(f"no precision {', '.join(sorted(unknown))}; there are {', '.join(PRECISIONS)}")
+    if "int8" in precisions and data is None:
+        raise ExportError("int8 needs real data to calibrate with", "name a folder: --data FOLDER")
     loaded = load_checkpoint(checkpoint)
     manifest = {key: loaded.meta[key] for key in _COPIED}
     manifest["variants"] = {"fp32": {"file": MODEL, "parity": {}}}
@@ -64,6 +84,7 @@ def export(checkpoint: Path, output: Path) -> Bundle:
     model = parse_manifest(fields)
     ranges = {entry.text("name"): _range(entry) for entry in fields.sections("inputs")}
     manifest["inputs"] = [{k: v for k, v in entry.items() if k != "range"} for entry in manifest["inputs"]]
+    task = find_task(model.task) if data else None
 
     cases = []
     for example in example_inputs(model.inputs, model.dims, ranges):
@@ -72,26 +93,80 @@ def export(checkpoint: Path, output: Path) -> Bundle:
     # The last example has sizes that are all different and above one, so that tracing generalizes over them.
     network = trace(loaded.model, model.inputs, model.outputs, model.dims, cases[-1].inputs)
     files = {MODEL: network, GOLDEN: write_golden(tuple(cases))}
+    manifest["variants"]["fp32"]["parity"] = _parity(manifest, files, "fp32")
+    _refuse_above_tolerance(manifest)
 
-    manifest["variants"]["fp32"]["parity"] = _parity(manifest, files)
+    calibration = task.calibration(data) if task and data else Calibration((), ())
+    if "fp16" in precisions:
+        samples = [*(case.inputs for case in cases), *calibration.inputs[:_HALF_SAMPLES]]
+        _add_half(manifest, files, samples)
+    if "int8" in precisions and task and data:
+        _add_int8(manifest, files, calibration, task, data)
     card = write_card(manifest, loaded.meta.get("card", ""))
     return write_bundle(output, manifest, {**files, CARD: card.encode()})
 
 
-def _parity(manifest: Mapping[str, Any], files: dict[str, bytes]) -> dict[str, float]:
-    """Run the network as a user will, and compare; refuse it above the tolerance."""
+def _add_half(manifest: dict[str, Any], files: dict[str, bytes], samples: Sequence[Arrays]) -> None:
+    half, float_nodes = make_half(onnx.load_from_string(files[MODEL]), samples)
+    files[MODEL_HALF] = settle(half).SerializeToString()
+    manifest["variants"]["fp16"] = {"file": MODEL_HALF, "parity": {}, "float_nodes": float_nodes}
+    manifest["variants"]["fp16"]["parity"] = _parity(manifest, files, "fp16")
+
+
+def _add_int8(
+    manifest: dict[str, Any], files: dict[str, bytes], calibration: Calibration, task: Task, data: Path
+) -> None:
+    """Add both int8 networks; each is tried as the variant itself, on the same samples as the reference."""
+    unsigned, symmetric, float_nodes = make_int8(onnx.load_from_string(files[MODEL]), calibration.inputs)
+    known = {
+        "float_nodes": float_nodes,
+        "calibration": {
+            "data": [dict(entry) for entry in calibration.data],
+            "samples": sum(len(next(iter(inputs.values()))) for inputs in calibration.inputs),
+        },
+    }
+    reference = _try(manifest, files, "fp32", task, data)
+    variants = manifest["variants"]
+    entries = []
+    for file, network in ((MODEL_INT8, unsigned), (MODEL_INT8_TENSORRT, symmetric)):
+        files[file] = settle(network).SerializeToString()
+        variants["int8"] = {"file": file, "parity": {}, **known}
+        variants["int8"]["parity"] = _parity(manifest, files, "int8")
+        trial = _try(manifest, files, "int8", task, data)
+        entries.append(variants["int8"] | {"accuracy": judge(reference, trial, task.allowed_loss)})
+    own, for_tensorrt = entries
+    shared = {key: value for key, value in for_tensorrt.items() if key not in known}
+    variants["int8"] = {**own, "tensorrt": shared}
+
+
+def _parity(manifest: Mapping[str, Any], files: Mapping[str, bytes], precision: str) -> dict[str, float]:
+    """Run a network as a user will, and compare it with the golden outputs."""
+    with _draft(manifest, files) as draft, open_engine(draft, "cpu", precision, policy="require") as engine:
+        return golden_errors(engine)
+
+
+def _try(manifest: Mapping[str, Any], files: Mapping[str, bytes], precision: str, task: Task, data: Path) -> Trial:
+    with _draft(manifest, files) as draft:
+        return run_trial(draft, precision, task, data)
+
+
+@contextmanager
+def _draft(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Iterator[Bundle]:
+    """The bundle as it is so far, for as long as the context lasts."""
     with tempfile.TemporaryDirectory(prefix="kittiwake-export-") as scratch:
-        draft = write_bundle(Path(scratch) / manifest["name"], manifest, files)
-        with open_engine(draft, device="cpu", policy="require") as engine:
-            errors = golden_errors(engine)
-    bad = [f"{name} by {error:.3g}" for name, error in errors.items() if not error <= draft.tolerance]
+        yield write_bundle(Path(scratch) / manifest["name"], manifest, files)
+
+
+def _refuse_above_tolerance(manifest: Mapping[str, Any]) -> None:
+    tolerance = manifest["tolerance"]
+    errors = manifest["variants"]["fp32"]["parity"]
+    bad = [f"{name} by {error:.3g}" for name, error in errors.items() if not error <= tolerance]
     if bad:
         raise ExportError(
             f"{manifest['name']}: outputs differ from the checkpoint's: {', '.join(bad)}; "
-            f"the tolerance is {draft.tolerance:.3g}",
+            f"the tolerance is {tolerance:.3g}",
             "look for steps that magnify rounding, or state a tolerance that the task can bear",
         )
-    return errors
 
 
 def _range(entry: Fields) -> tuple[float, float]:

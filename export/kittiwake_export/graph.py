@@ -75,11 +75,16 @@ def trace(
     optimizer.inline(program.model)
     optimizer.fold_constants(program.model)
     slim: onnx.ModelProto = onnxslim.slim(program.model_proto)
-    return _settle(slim, outputs).SerializeToString()
+    _name_sizes(slim, outputs)
+    return settle(slim).SerializeToString()
 
 
-def _settle(network: onnx.ModelProto, outputs: Sequence[TensorSpec]) -> onnx.ModelProto:
-    """Fix the versions, name the outputs' sizes as the manifest does, and drop what tells of this machine."""
+def settle(network: onnx.ModelProto) -> onnx.ModelProto:
+    """Fix the versions, drop what tells of this machine, and check the network.
+
+    Raises:
+        ExportError: it needs other operators than ONNX's own.
+    """
     used = {node.domain for node in network.graph.node}
     opsets = {entry.domain: entry.version for entry in network.opset_import if entry.domain in used}
     if opsets != {"": OPSET}:
@@ -87,10 +92,6 @@ def _settle(network: onnx.ModelProto, outputs: Sequence[TensorSpec]) -> onnx.Mod
     del network.opset_import[:]
     network.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     network.ir_version = IR_VERSION
-    for spec, value in zip(outputs, network.graph.output, strict=True):
-        for size, dim in zip(spec.shape, value.type.tensor_type.shape.dim, strict=True):
-            if isinstance(size, str):
-                dim.dim_param = size
     del network.graph.value_info[:]
     # The exporter notes, on every node and value, the source lines with the paths of this machine.
     graph = network.graph
@@ -98,6 +99,14 @@ def _settle(network: onnx.ModelProto, outputs: Sequence[TensorSpec]) -> onnx.Mod
         _forget(part)
     onnx.checker.check_model(network, full_check=True)
     return network
+
+
+def _name_sizes(network: onnx.ModelProto, outputs: Sequence[TensorSpec]) -> None:
+    """Name the outputs' dynamic sizes as the manifest does."""
+    for spec, value in zip(outputs, network.graph.output, strict=True):
+        for size, dim in zip(spec.shape, value.type.tensor_type.shape.dim, strict=True):
+            if isinstance(size, str):
+                dim.dim_param = size
 
 
 def _forget(part: Any) -> None:

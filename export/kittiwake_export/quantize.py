@@ -1,0 +1,294 @@
+"""INT8 as explicit Q/DQ: 7-bit weights per channel, activations in ranges measured on real data.
+
+Quantized are convolutions and products with constant weights, and between them the cheap operators that need no
+float: sums, ReLU, pooling, slices. Every tensor that they read or write passes a QuantizeLinear/DequantizeLinear
+pair, which runtimes fuse into integer kernels.
+
+Weights have 7 bits because x86 without VNNI adds pairs of 8-bit products in 16 bits and saturates; with 7 it can't.
+On a CPU activations are unsigned with a zero point, the only form with fast kernels on x86 (measured: signed ones
+bring no speed at all). TensorRT takes signed activations with zero point 0 alone: ``symmetric``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+PRODUCTS = ("Conv", "Gemm", "MatMul")
+_FOLDED = ("Relu", "Clip")
+"""Runtimes fold these into what computes their input: no Q/DQ in between."""
+_MOVED = ("Slice", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
+"""These move values without changing them: the output has the input's range."""
+_JOINED = ("Add", "Concat", "GlobalAveragePool")
+_WEIGHT_STEPS = 64
+_FLOAT_SHARE = 0.1
+_WORTH = 2.0
+_BIAS_LIMIT = 2.0**30
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What running real samples shows of a network.
+
+    Args:
+        ranges: lowest and highest value of every float32 tensor that a node makes or the graph takes in.
+        work: multiply-adds of every product by node name, over all samples.
+    """
+
+    ranges: Mapping[str, tuple[float, float]]
+    work: Mapping[str, float]
+
+
+def measure(network: onnx.ModelProto, samples: Sequence[Arrays]) -> Measured:
+    """Run samples through the network and note the range of every tensor, and the work of every product."""
+    tapped = onnx.shape_inference.infer_shapes(network)
+    outputs = {value.name for value in tapped.graph.output}
+    floats = [v.name for v in tapped.graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT]
+    tapped.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in floats if name not in outputs
+    )
+    session = open_session(tapped)
+    names = [output.name for output in session.get_outputs() if output.type == "tensor(float)"]
+    weights = {tensor.name: tensor for tensor in network.graph.initializer}
+    products = {node.output[0]: node for node in network.graph.node if weight_of(node, weights) is not None}
+    ranges: dict[str, tuple[float, float]] = {}
+    work = dict.fromkeys((node.name for node in products.values()), 0.0)
+    for sample in samples:
+        taken = {name: array for name, array in sample.items() if array.dtype == np.float32}
+        for name, array in (*zip(names, session.run(names, dict(sample)), strict=True), *taken.items()):
+            if array.size:
+                low, high = ranges.get(name, (0.0, 0.0))
+                ranges[name] = min(low, float(array.min())), max(high, float(array.max()))
+            if name in products:
+                work[products[name].name] += array.size * _terms(products[name], weights)
+    return Measured(ranges, work)
+
+
+def choose_products(network: onnx.ModelProto, measured: Measured, samples: Sequence[Arrays]) -> list[str]:
+    """Which products to quantize: all but those that cost much accuracy and save little work.
+
+    Each is quantized alone, and its noise is what that changes in the outputs. Those with the most noise a
+    multiply-add stay in float, as long as their share of the noise is well above their share of the work and
+    together they hold at most a tenth of it: the first layer of a network, typically, and arithmetic that is
+    written as convolutions.
+
+    Returns:
+        Names in the graph's order.
+    """
+    expected = _outputs(network, samples)
+    power = [np.maximum(np.mean(np.square(output)), np.finfo(np.float32).tiny) for output in expected]
+
+    def noise(name: str) -> float:
+        found = _outputs(quantize(network, measured, [name]), samples)
+        pairs = zip(found, expected, power, strict=True)
+        return float(sum(np.mean(np.square(given - right)) / size for given, right, size in pairs))
+
+    noises = {name: noise(name) for name in measured.work}
+    whole_noise, whole_work = sum(noises.values()), sum(measured.work.values())
+    floats: set[str] = set()
+    held = 0.0
+    for name in sorted(noises, key=lambda name: noises[name] / measured.work[name], reverse=True):
+        work = measured.work[name] / whole_work
+        worth = noises[name] > _WORTH * work * whole_noise
+        if worth and held + work <= _FLOAT_SHARE:
+            floats.add(name)
+            held += work
+            whole_noise -= noises[name]
+    return [name for name in measured.work if name not in floats]
+
+
+def _outputs(network: onnx.ModelProto, samples: Sequence[Arrays]) -> list[np.ndarray]:
+    """All float outputs over the samples, flattened and joined."""
+    session = open_session(network)
+    names = [output.name for output in session.get_outputs() if output.type == "tensor(float)"]
+    found = [session.run(names, dict(sample)) for sample in samples]
+    return [np.concatenate([np.ravel(outputs[i]) for outputs in found]) for i in range(len(names))]
+
+
+def quantize(
+    network: onnx.ModelProto, measured: Measured, products: Iterable[str], symmetric: bool = False
+) -> onnx.ModelProto:
+    """The network with these products, and what lies between them, in int8.
+
+    Args:
+        network: in float32.
+        measured: of it, see :func:`measure`.
+        products: names of the nodes to quantize, among ``measured.work``.
+        symmetric: signed activations with zero point 0, for TensorRT; unsigned with a zero point without.
+    """
+    writer = _Writer(network, measured, frozenset(products), symmetric)
+    return writer.write()
+
+
+def open_session(network: onnx.ModelProto) -> ort.InferenceSession:
+    """The network in ONNX Runtime on the CPU, and quiet."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(network.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def weight_of(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> np.ndarray | None:
+    """The constant float32 weights of a product; None when it isn't one, or multiplies two activations."""
+    if node.op_type not in PRODUCTS or len(node.input) < 2 or node.input[0] in weights:
+        return None
+    tensor = weights.get(node.input[1])
+    if tensor is None or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
+        return None
+    return numpy_helper.to_array(tensor)
+
+
+def _channel_axis(node: onnx.NodeProto, weight: np.ndarray) -> int:
+    """Along which axis of the weights the output's channels lie."""
+    if node.op_type == "Conv":
+        return 0
+    transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
+    return 0 if transposed else weight.ndim - 1
+
+
+def _terms(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> int:
+    """Multiply-adds for one value of the output."""
+    shape = list(weights[node.input[1]].dims)
+    if node.op_type == "Conv":
+        return int(np.prod(shape[1:]))
+    return shape[1 - _channel_axis(node, np.empty(shape[-2:]))] if node.op_type == "Gemm" else shape[-2]
+
+
+class _Writer:
+    """One quantized copy of a network in the making."""
+
+    def __init__(self, network: onnx.ModelProto, measured: Measured, products: frozenset[str], symmetric: bool) -> None:
+        self.network, self.symmetric = network, symmetric
+        self.weights = {tensor.name: tensor for tensor in network.graph.initializer}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in network.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.made_by = {name: node for node in network.graph.node for name in node.output}
+        self.results = {value.name for value in network.graph.output}
+        self.chosen = self._choose(products)
+        self.ranges = self._settle_ranges(measured.ranges)
+        self.result = onnx.ModelProto()
+        self.result.CopyFrom(network)
+        self.graph = self.result.graph
+        del self.graph.node[:], self.graph.value_info[:]
+        self.pairs: set[str] = set()
+
+    def write(self) -> onnx.ModelProto:
+        """Copy the nodes with their Q/DQ pairs."""
+        for node in self.network.graph.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            chosen = node.name in self.chosen
+            for i, name in enumerate(node.input):
+                made_in_int8 = name in self.made_by and self.made_by[name].name in self.chosen
+                if name in self.weights or name not in self.ranges or not (chosen or made_in_int8):
+                    continue
+                copy.input[i] = self._dequantized(name)
+            if chosen and weight_of(node, self.weights) is not None:
+                self._quantize_weights(copy, node)
+            if chosen and node.output[0] in self.results and node.output[0] in self.ranges:
+                copy.output[0] += ".float"
+            self.graph.node.append(copy)
+            if copy.output[0] != node.output[0]:
+                self._pair(copy.output[0], node.output[0], self.ranges[node.output[0]])
+        used = {name for node in self.graph.node for name in node.input} | self.results
+        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+        return self.result
+
+    def _choose(self, products: frozenset[str]) -> set[str]:
+        """The products, and the cheap operators all of whose activations come from chosen nodes."""
+        chosen: set[str] = set()
+        for node in self.network.graph.node:
+            made = [name for name in node.input if name in self.made_by]
+            cheap = node.op_type in (*_FOLDED, *_MOVED, *_JOINED) and len(node.output) == 1
+            follows = bool(made) and all(self.made_by[name].name in chosen for name in made)
+            if node.name in products or (cheap and follows and self._takes_activations_alone(node)):
+                chosen.add(node.name)
+        return chosen
+
+    def _takes_activations_alone(self, node: onnx.NodeProto) -> bool:
+        """A sum with a constant is no joining of activations."""
+        return node.op_type not in _JOINED or not any(name in self.weights for name in node.input)
+
+    def _settle_ranges(self, measured: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        """The range of every tensor that gets a pair; what moves values hands on its input's."""
+        ranges = dict(measured)
+        for node in self.network.graph.node:
+            if node.name in self.chosen and node.op_type in _MOVED and node.input[0] in ranges:
+                ranges[node.output[0]] = ranges[node.input[0]]
+        for node in self.network.graph.node:
+            after = self.readers.get(node.output[0], [])
+            alone = len(after) == 1 and node.output[0] not in self.results
+            if node.name in self.chosen and alone and after[0].op_type in _FOLDED and after[0].name in self.chosen:
+                ranges.pop(node.output[0], None)
+        return ranges
+
+    def _dequantized(self, name: str) -> str:
+        """The tensor after its Q/DQ pair."""
+        result = name + ".int8"
+        if result not in self.pairs:
+            self.pairs.add(result)
+            self._pair(name, result, self.ranges[name])
+        return result
+
+    def _pair(self, source: str, result: str, limits: tuple[float, float]) -> None:
+        scale, zero = _steps(limits, self.symmetric)
+        self._constant(f"{result}.scale", np.float32(scale))
+        self._constant(f"{result}.zero", zero)
+        steps = [f"{result}.scale", f"{result}.zero"]
+        self.graph.node.extend(
+            [
+                helper.make_node("QuantizeLinear", [source, *steps], [f"{result}.q"], f"{result}.quantize"),
+                helper.make_node("DequantizeLinear", [f"{result}.q", *steps], [result], f"{result}.dequantize"),
+            ]
+        )
+
+    def _quantize_weights(self, copy: onnx.NodeProto, node: onnx.NodeProto) -> None:
+        """Weights as int8, a step a channel, and the bias as int32 in steps of input times weights."""
+        weight = weight_of(node, self.weights)
+        assert weight is not None
+        axis = _channel_axis(node, weight)
+        others = tuple(i for i in range(weight.ndim) if i != axis)
+        step = np.abs(weight).max(axis=others).astype(np.float64) / _WEIGHT_STEPS
+        input_step = _steps(self.ranges[node.input[0]], self.symmetric)[0]
+        bias = None
+        if len(node.input) > 2 and node.input[2] in self.weights:
+            bias = numpy_helper.to_array(self.weights[node.input[2]])
+            step = np.maximum(step, np.abs(bias) / (input_step * _BIAS_LIMIT))
+        step = np.where(step > 0, step, 1.0).astype(np.float32)
+        along = step.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+        whole = np.clip(np.round(weight / along), -_WEIGHT_STEPS, _WEIGHT_STEPS).astype(np.int8)
+        copy.input[1] = self._constant_dequantized(f"{node.name}.weight", whole, step, axis)
+        if bias is not None and bias.ndim == 1:
+            bias_step = (input_step * step).astype(np.float32)
+            whole = np.round(bias / bias_step).astype(np.int32)
+            copy.input[2] = self._constant_dequantized(f"{node.name}.bias", whole, bias_step, 0)
+
+    def _constant_dequantized(self, name: str, whole: np.ndarray, step: np.ndarray, axis: int) -> str:
+        self._constant(f"{name}.q", whole)
+        self._constant(f"{name}.scale", step)
+        self._constant(f"{name}.zero", np.zeros(step.shape, whole.dtype))
+        inputs = [f"{name}.q", f"{name}.scale", f"{name}.zero"]
+        self.graph.node.append(helper.make_node("DequantizeLinear", inputs, [name], f"{name}.dequantize", axis=axis))
+        return name
+
+    def _constant(self, name: str, value: np.ndarray | np.generic) -> None:
+        self.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+
+
+def _steps(limits: tuple[float, float], symmetric: bool) -> tuple[float, np.ndarray]:
+    """Scale and zero point for a range, which is stretched to hold zero."""
+    low, high = min(limits[0], 0.0), max(limits[1], 0.0)
+    if symmetric:
+        return (max(-low, high) / 127 or 1.0), np.array(0, np.int8)
+    scale = (high - low) / 255 or 1.0
+    return float(np.float32(scale)), np.array(round(-low / scale), np.uint8)

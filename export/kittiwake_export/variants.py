@@ -1,0 +1,133 @@
+"""The network in other precisions, each behind its gate: what fails it is refused, not written.
+
+FP16 has to come within a share of each output's size of the float32 network, on the golden inputs and on real ones
+where there are any; nodes are kept in float32 until it does. INT8 has to keep the accuracy of the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from kittiwake_export.errors import ExportError
+from kittiwake_export.half import find_float_nodes, halvable_nodes, to_half
+from kittiwake_export.quantize import PRODUCTS, Arrays, choose_products, measure, open_session, quantize
+from kittiwake_runtime.bundle import Bundle
+from kittiwake_runtime.engines.select import open_engine
+from kittiwake_runtime.manifest import Accuracy
+from kittiwake_training.tasks import Task, Trial
+
+HALF_SHARE = 0.005
+"""How far an output in float16 may be off, as a share of its largest value: ten times the format's rounding."""
+_SENSITIVITY_SAMPLES = 8
+_RESAMPLES = 2000
+
+
+def make_half(network: onnx.ModelProto, samples: Sequence[Arrays]) -> tuple[onnx.ModelProto, list[str]]:
+    """The network in float16, and the names of the nodes that had to stay in float32.
+
+    Args:
+        network: in float32.
+        samples: inputs to compare on.
+
+    Raises:
+        ExportError: no convolution or matrix product can be halved, so that nothing would be gained.
+    """
+    expected = _run(network, samples)
+    # An output's size is taken over all samples, so that one that is flat doesn't ask for the impossible.
+    sizes = [max(float(np.abs(case[i]).max(initial=0.0)) for case in expected) for i in range(len(expected[0]))]
+
+    def passes(keep: Iterable[str]) -> bool:
+        found = _run(to_half(network, keep), samples)
+        return all(
+            np.abs(given - right).max(initial=0.0) <= HALF_SHARE * size  # false for NaN
+            for case, reference in zip(found, expected, strict=True)
+            for given, right, size in zip(case, reference, sizes, strict=True)
+        )
+
+    nodes = halvable_nodes(network)
+    keep = find_float_nodes(nodes, passes)
+    kinds = {node.name: node.op_type for node in network.graph.node}
+    if keep is None or not any(kinds[name] in PRODUCTS for name in set(nodes) - set(keep)):
+        raise ExportError(
+            "fp16 is refused: no convolution or matrix product can be in float16 without the outputs being off by "
+            f"more than {HALF_SHARE:.1%} of their size",
+            "export without fp16, or train with smaller activations",
+        )
+    return to_half(network, keep), keep
+
+
+def make_int8(
+    network: onnx.ModelProto, samples: Sequence[Arrays]
+) -> tuple[onnx.ModelProto, onnx.ModelProto, list[str]]:
+    """The network in int8, the same for TensorRT, and the products that stay in float32.
+
+    Args:
+        network: in float32.
+        samples: real inputs.
+
+    Raises:
+        ExportError: there is no convolution or product with constant weights.
+    """
+    measured = measure(network, samples)
+    if not measured.work:
+        raise ExportError("int8 is refused: the network has no convolution or product with constant weights")
+    spread = samples[:: max(1, len(samples) // _SENSITIVITY_SAMPLES)][:_SENSITIVITY_SAMPLES]
+    products = choose_products(network, measured, spread)
+    floats = [name for name in measured.work if name not in products]
+    return quantize(network, measured, products), quantize(network, measured, products, symmetric=True), floats
+
+
+def run_trial(draft: Bundle, precision: str, task: Task, data: Path) -> Trial:
+    """How well one of a bundle's networks does its task on this machine's CPU."""
+    with open_engine(draft, device="cpu", precision=precision, policy="require") as engine:
+        return task.trial(engine.infer, data)
+
+
+def judge(reference: Trial, trial: Trial, allowed: float) -> dict[str, Any]:
+    """What a precision loses against the reference on the same samples, as a manifest says it.
+
+    Raises:
+        ExportError: more than ``allowed``, in the metric's unit.
+    """
+    losses = reference.values - trial.values
+    low, high = _interval(losses, reference.groups)
+    loss = float(losses.mean())
+    accuracy = Accuracy(
+        name=reference.name,
+        unit=reference.unit,
+        split=reference.split,
+        n=len(losses),
+        reference=round(float(reference.values.mean()), 4),
+        value=round(float(trial.values.mean()), 4),
+        loss=round(loss, 4),
+        interval=(round(low, 4), round(high, 4)),
+        allowed=allowed,
+    )
+    if not loss <= allowed:
+        raise ExportError(
+            f"int8 is refused: it loses {loss:.3g} {trial.unit} of {trial.name} ({low:.3g} to {high:.3g}, "
+            f"n = {len(losses)}); allowed are {allowed:g}",
+            "export without int8, or train with the quantization in the loop",
+        )
+    return asdict(accuracy)
+
+
+def _interval(losses: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """95 % of the mean, by a bootstrap that draws whole groups."""
+    _, index = np.unique(groups, return_inverse=True)
+    sums, counts = np.bincount(index, losses), np.bincount(index)
+    picks = np.random.default_rng(0).integers(len(sums), size=(_RESAMPLES, len(sums)))
+    means = sums[picks].sum(axis=1) / counts[picks].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _run(network: onnx.ModelProto, samples: Sequence[Arrays]) -> list[list[np.ndarray]]:
+    session = open_session(network)
+    return [[output.astype(np.float64) for output in session.run(None, dict(sample))] for sample in samples]
