@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,8 @@ X = np.arange(16, dtype=np.float32).reshape(2, 2, 4)
 @pytest.fixture(autouse=True)
 def gpu() -> Any:
     """The GPU; torch first, where it is installed, since it brings cuDNN and cuBLAS."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        pass
+    with suppress(ImportError):
+        import_module("torch")
     from kittiwake_runtime.engines.cuda import this_gpu
 
     try:
@@ -270,14 +269,14 @@ def test_the_callers_context_is_left_as_it_was(twice: Engine) -> None:
 def test_an_array_of_another_context_is_refused(open_on: Any, make_bundle: Make) -> None:
     """An application's own context, as `pycuda.autoinit` makes it, beside ONNX Runtime's primary one."""
     from cuda.bindings import driver
+
     from kittiwake_runtime.engines.gpu_arrays import GpuArray
 
     engine = open_on(make_bundle(), "cuda")
-    create = getattr(driver, "cuCtxCreate")  # noqa: B009  # its arguments differ between CUDA 12 and 13
     try:
-        status, context = create(None, 0, 0)
-    except TypeError:
-        status, context = create(0, 0)
+        status, context = driver.cuCtxCreate(None, 0, 0)
+    except TypeError:  # CUDA 12's has an argument less
+        status, context = driver.cuCtxCreate(0, 0)
     assert not int(status)
     try:
         _, address = driver.cuMemAlloc(X.nbytes)

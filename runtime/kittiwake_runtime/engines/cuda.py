@@ -100,7 +100,7 @@ class Device:
         attribute = driver.CUdevice_attribute
 
         def read(name: str) -> int:
-            value: int = _call(driver.cuDeviceGetAttribute, attribute[f"CU_DEVICE_ATTRIBUTE_{name}"], device)
+            value: int = _call(driver.cuDeviceGetAttribute, getattr(attribute, f"CU_DEVICE_ATTRIBUTE_{name}"), device)
             return value
 
         name = _call(driver.cuDeviceGetName, 256, device).split(b"\0")[0].decode()
@@ -204,10 +204,14 @@ class Device:
         _call(self._driver.cuGraphExecDestroy, graph)
 
     def owns(self, pointer: int) -> bool:
-        """Whether a pointer is memory that kernels in this context may use."""
-        wanted = self._driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT
-        status, context = self._driver.cuPointerGetAttribute(wanted, pointer)
-        return not int(status) and int(context) in (0, int(self._context))  # 0: of no context, as managed memory
+        """Whether a pointer is memory that kernels in this context may use; call it while the device is current."""
+        attribute = self._driver.CUpointer_attribute
+        status, context = self._driver.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_CONTEXT, pointer)
+        if not int(status):
+            return int(context) in (0, int(self._context))  # 0: of no context, as managed memory
+        # Memory of a pool has no context, but a GPU.
+        status, gpu = self._driver.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, pointer)
+        return not int(status) and int(gpu) == int(_call(self._driver.cuCtxGetDevice))
 
 
 def _driver() -> Any:

@@ -37,6 +37,7 @@ _SETTABLE = {
 }  # fmt: skip
 _GRAPH_OPTIONS = {"cuda": "enable_cuda_graph", "tensorrt-ep": "trt_cuda_graph_enable"}
 _LARGEST_GRAPHS = 8  # ONNX Runtime keeps a captured graph as long as the session
+_MEMORY = "cuda"  # where bound inputs and outputs lie
 _ERRORS_ONLY = 3
 
 
@@ -164,7 +165,7 @@ class _BoundPlan(Plan):
             self._device.zero(self.address(name), size_bytes, stream)
             self._bind_input(binding, name, self.address(name))
         for name in outputs:
-            binding.bind_output(name, "cuda", 0)
+            binding.bind_output(name, _MEMORY, 0)
         self._binding = binding
         self._call(self._plain)
         self._device.synchronize(stream)
@@ -178,11 +179,11 @@ class _BoundPlan(Plan):
                 self._bind_input(self._binding, name, address)
             else:
                 dtype = self._dtypes[name].type
-                self._binding.bind_output(name, "cuda", 0, dtype, self.shapes[name], address)
+                self._binding.bind_output(name, _MEMORY, 0, dtype, self.shapes[name], address)
         self._addresses = dict(addresses)
 
     def _bind_input(self, binding: Any, name: str, address: int) -> None:
-        binding.bind_input(name, "cuda", 0, self._dtypes[name].type, self.shapes[name], address)
+        binding.bind_input(name, _MEMORY, 0, self._dtypes[name].type, self.shapes[name], address)
 
     def _call(self, options: Any) -> None:
         try:
