@@ -107,7 +107,7 @@ def test_headings_wander_by_15_degrees() -> None:
 
 def test_same_seed_same_flight_and_pairs_take_turns(ramp: Raster) -> None:
     one, two = list(fly(plan(3), ramp)), list(fly(plan(3), ramp))
-    np.testing.assert_array_equal(one[7].view.patch, two[7].patch)
+    np.testing.assert_array_equal(one[7].view.patch, two[7].view.patch)
     np.testing.assert_array_equal(plan(3).poses, plan(3).poses)
     assert not np.array_equal(plan(3).poses, plan(4).poses)
     assert not np.array_equal(plan(3, seed=1).poses, plan(3, seed=2).poses)

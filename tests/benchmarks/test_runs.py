@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runs
-from flights import UPDATES, FlightPlan, Place, Raster, plan_flight
+from baselines.pilot import Ncc
+from flights import UPDATES, FlightPlan, plan_flight
+from journeys import Journey
+from places import Place, Raster
 from scoring import Track
 
 PAIRS = (("2009-01-01", "2015-01-01"), ("2015-01-01", "2009-01-01"))
@@ -27,7 +30,8 @@ class Echo:
     def __call__(self, plan: FlightPlan) -> Track:
         (self._marks / str(plan.index)).touch()
         column = np.full(UPDATES, float(plan.index))
-        return Track((plan.map_date, plan.query_date), column, column > 2, column, column, column)
+        off = np.stack([column, 0 * column], axis=1)
+        return Track((plan.map_date, plan.query_date), off, column > 2, column, column, column, event=plan.index)
 
 
 def test_tracks_come_in_order_and_finished_batches_are_not_flown_again(
@@ -39,18 +43,19 @@ def test_tracks_come_in_order_and_finished_batches_are_not_flown_again(
     monkeypatch.setattr(runs, "BATCH", 3)
     # Threads stand in for the processes, which could not import this file.
     monkeypatch.setattr(runs, "one_core_pool", _thread_pool)
-    first = runs.fly_all(Echo(marks), plans(3), key="k", processes=2, title="")
+    first = runs.fly_all(lambda: Echo(marks), plans(3), key="k", processes=2, title="")
     assert len(list(marks.iterdir())) == 3
-    tracks = runs.fly_all(Echo(marks), plans(6), key="k", processes=2, title="")
+    tracks = runs.fly_all(lambda: Echo(marks), plans(6), key="k", processes=2, title="")
     assert [track.error_m[0] for track in tracks] == [0, 1, 2, 3, 4, 5]
     assert [track.pair for track in tracks] == [PAIRS[i % 2] for i in range(6)]
     assert tracks[4].converged.dtype == bool and tracks[4].converged.all()
     np.testing.assert_array_equal(first[1].error_m, tracks[1].error_m)
+    assert [track.event for track in tracks] == [0, 1, 2, 3, 4, 5]
     for mark in marks.iterdir():
         mark.unlink()
-    runs.fly_all(Echo(marks), plans(6), key="k", processes=2, title="")
+    runs.fly_all(_nothing_to_fly, plans(6), key="k", processes=2, title="")
     assert not list(marks.iterdir())
-    runs.fly_all(Echo(marks), plans(3), key="another", processes=2, title="")
+    runs.fly_all(lambda: Echo(marks), plans(3), key="another", processes=2, title="")
     assert len(list(marks.iterdir())) == 3
 
 
@@ -72,9 +77,11 @@ def test_ncc_flies_where_its_likelihood_was_learned_elsewhere(tmp_path: Path, mo
     }
     place = Place("made", rasters, (("2009-01-01", "2015-01-01"),))
     plan = plan_flight(place.pairs, index=0, footprint_m=160.0, area=place.common_area, seed=1)
-    likelihoods = runs.calibrations(place, [plan], fold=1, seed=1, processes=1)
+    other = (rasters["2008-01-01"], rasters["2014-01-01"])
+    examples = {frozenset(place.pairs[0]): (other, other[::-1])}
+    likelihoods = runs.calibrations(examples, 160.0, fold=1, seed=1, processes=1)
     assert set(likelihoods) == {frozenset(("2009-01-01", "2015-01-01"))}
-    track = runs.Ncc(place, likelihoods, 1)(plan)
+    track = Journey(Ncc(place, likelihoods), place)(plan)
     assert track.declared is not None and np.median(track.error_m[track.since]) < 20
     assert np.isnan(track.radius95_m).all() and (track.seconds > 0).all()
 
@@ -87,6 +94,10 @@ def test_keys_follow_code_and_data(tmp_path: Path) -> None:
     assert runs.code_hash([file]) != before
     assert runs.key_of("x", 1) != runs.key_of("x", 2)
     assert all(path.exists() for path in (*runs.baseline_code(), *runs.product_code()))
+
+
+def _nothing_to_fly() -> Echo:
+    raise AssertionError("every batch is in the cache")
 
 
 def _cores() -> int | None:

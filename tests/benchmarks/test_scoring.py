@@ -9,16 +9,22 @@ from scoring import Track
 
 
 def track(
-    error_m: list[float], converged: list[int], pair: tuple[str, str] = ("a", "b"), radius95_m: float = 20.0
+    error_m: list[float],
+    converged: list[int],
+    pair: tuple[str, str] = ("a", "b"),
+    radius95_m: float = 20.0,
+    event: int = -1,
 ) -> Track:
     n = len(error_m)
+    east = np.array(error_m, float)
     return Track(
         pair,
-        np.array(error_m),
+        np.stack([0.6 * east, -0.8 * east], axis=1),
         np.array(converged, bool),
         np.full(n, radius95_m),
         np.full(n, 8.0),
         np.full(n, 0.1),
+        event,
     )
 
 
@@ -76,12 +82,49 @@ def test_bootstrap_draws_pairs_not_flights() -> None:
     assert interval == (12.5, 87.5)
 
 
-def test_bootstrap_needs_two_pairs_and_a_defined_statistic() -> None:
-    assert scoring.bootstrap([RIGHT, WRONG], scoring.converged_pct, seed=3) is None
+def test_flights_are_drawn_where_there_is_one_pair_only() -> None:
+    tracks = [track([5.0, 5.0], [int(i < 4), 0]) for i in range(8)]
+    assert scoring.bootstrap(tracks, scoring.converged_pct, seed=3) == (12.5, 87.5)
+
+
+def test_bootstrap_needs_two_flights_and_a_defined_statistic() -> None:
+    assert scoring.bootstrap([RIGHT], scoring.converged_pct, seed=3) is None
     elsewhere = track([900.0], [0], pair=("c", "d"))
     assert scoring.bootstrap([NEVER, elsewhere], scoring.median_error_m, seed=3) is None
 
 
 def test_none_false_of_n_is_up_to_three() -> None:
-    assert scoring.false_interval([RIGHT] * 60, seed=1) == (0.0, 3.0)
-    assert scoring.false_interval([WRONG, track([1.0], [1], pair=("c", "d"))], seed=1) == pytest.approx((0, 2))
+    assert scoring.count_interval([RIGHT] * 60, scoring.false_count, seed=1) == (0.0, 3.0)
+    mixed = [WRONG, track([1.0], [1], pair=("c", "d"))]
+    assert scoring.count_interval(mixed, scoring.false_count, seed=1) == pytest.approx((0, 2))
+
+
+def test_a_translation_is_taken_off_the_mean() -> None:
+    offset = track([10.0] * 4, [1] * 4)  # 6 m east, 8 m south
+    assert scoring.median_error_m([offset.moved((6.0, -8.0))]) == pytest.approx(0.0)
+    assert scoring.median_error_m([offset.moved((6.0, 0.0))]) == pytest.approx(8.0)
+
+
+# Kidnapped at update 3: wrong for two fixes, lost, found wrong once, lost again, right at last, then the end.
+NAN = float("nan")
+MOVED = track([300, 5, 5, 900, 950, 980, 500, 400, 7, 6, NAN], [0, 1, 1, 1, 1, 0, 1, 0, 1, 1, 0], event=3)
+HONEST = track([300, 5, 5, 900, 950, 20, 10], [0, 1, 1, 0, 0, 1, 1], event=3)
+STUBBORN = track([5, 5, *[2000.0] * 60], [1] * 62, event=2)
+NOT_MOVED = track([900.0] * 5, [0] * 5)
+
+
+def test_after_a_kidnapping() -> None:
+    assert scoring.happened([MOVED, NOT_MOVED]) == [MOVED]
+    assert scoring.lost_updates([MOVED, NOT_MOVED]) == 3 and scoring.lost_updates([HONEST]) == 1
+    assert scoring.right_updates([MOVED]) == 6 and scoring.right_updates([HONEST]) == 3
+    assert scoring.wrong_fixes([MOVED]) == 2 and scoring.wrong_fixes([HONEST]) == 0
+    assert scoring.redeclared_false([MOVED, HONEST, NOT_MOVED]) == 1
+    assert np.isnan(scoring.lost_updates([NOT_MOVED]))
+
+
+def test_five_updates_of_grace_after_a_kidnapping_and_no_more() -> None:
+    assert scoring.late_false([MOVED, HONEST]) == 0, "its wrong re-declaration was the fourth update after the move"
+    assert scoring.late_false([STUBBORN]) == 1
+    assert scoring.lost_updates([STUBBORN]) == scoring.right_updates([STUBBORN]) == 50
+    assert scoring.redeclared_false([STUBBORN]) == 0, "it never gave up what it had declared"
+    assert scoring.late_false([track([5, 500, 5], [1, 1, 1])]) == 1, "never moved: no grace"
