@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,26 +41,31 @@ class Track:
     seconds: Array
     event: int = -1
 
-    @property
+    @cached_property
     def error_m(self) -> Array:
         """(N,) float64, distance of the mean from the truth."""
         return np.asarray(np.hypot(self.off_m[:, 0], self.off_m[:, 1]))
 
-    @property
+    @cached_property
     def wrong(self) -> Array:
         """(N,) bool, said to be converged and more than `FALSE_M` off."""
         return np.asarray(self.converged & (self.error_m > FALSE_M))
+
+    @cached_property
+    def is_false(self) -> bool:
+        """Whether it was `wrong` at any update."""
+        return bool(self.wrong.any())
 
     def moved(self, shift_m: tuple[float, float]) -> Track:
         """The track against a truth that lies `shift_m` (east, north) elsewhere."""
         return replace(self, off_m=self.off_m - np.asarray(shift_m))
 
-    @property
+    @cached_property
     def declared(self) -> int | None:
         """Index of the first update in state converged; None if there is none."""
         return int(np.argmax(self.converged)) if self.converged.any() else None
 
-    @property
+    @cached_property
     def since(self) -> slice:
         """The updates from the declaration on; empty if there is none."""
         return slice(len(self.error_m) if self.declared is None else self.declared, None)
@@ -84,7 +90,7 @@ def mean_updates(tracks: Sequence[Track]) -> float:
 
 def false_count(tracks: Sequence[Track]) -> float:
     """Flights with any update in state converged that is more than `FALSE_M` off."""
-    return float(sum(bool(track.wrong.any()) for track in tracks))
+    return float(sum(track.is_false for track in tracks))
 
 
 def median_error_m(tracks: Sequence[Track]) -> float:

@@ -1,4 +1,4 @@
-"""Tilt, scale and height against closed forms: a plane of grey tells by its slope how large the ground was taken to be."""
+"""Tilt, scale and height against closed forms: a plane of grey tells by its slope at what scale it was seen."""
 
 from __future__ import annotations
 
