@@ -2,6 +2,8 @@
 #
 #   make demo          the runtime alone: fly over a made-up area from an unknown start; out/demo/report.html
 #   make test          everything: the tests, the fast ones first
+#   make test-cuda     the tests that need an NVIDIA GPU, with its driver (580 or newer); CUDA_PYTHON=python3 runs them
+#                      with what that interpreter has, and fetches nothing
 #   make bench-NAME    benchmarks/NAME.py, which writes benchmarks/results/NAME.{json,md}; ARGS="…" adds options
 #   make lint          ruff and mypy
 #   make clean         remove the environments and what the targets made
@@ -12,6 +14,7 @@
 PYTHON ?= python3
 DEPS ?= newest
 ARGS ?=
+CUDA_PYTHON ?= .venv/cuda/bin/python
 
 LOWEST := $(filter lowest,$(DEPS))
 RUNTIME := .venv/runtime$(if $(LOWEST),-lowest)
@@ -26,7 +29,7 @@ PROBE := import urllib.request; urllib.request.urlopen("$(TORCH_INDEX)/torch/", 
 PYTEST := OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-cuda lint clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -37,6 +40,10 @@ demo: $(RUNTIME)/.made
 test: $(DEV)/.made
 	$(PYTEST) -m "not slow" $(ARGS)
 	$(PYTEST) -m slow $(ARGS)
+
+test-cuda: $(filter .venv/cuda/.made,$(CUDA_PYTHON:bin/python=.made))
+	PYTHONPATH=runtime:models:training:export$${PYTHONPATH:+:$$PYTHONPATH} \
+	    $(CUDA_PYTHON) -m pytest -m cuda -rs $(or $(ARGS),tests)
 
 bench-%: benchmarks/%.py $(DEV)/.made
 	$(DEV)/bin/python $< $(ARGS)
@@ -61,4 +68,14 @@ $(DEV)/.made: $(wildcard */pyproject.toml) requirements-dev.txt constraints-lowe
 	@index=""; if $(PYTHON) -c '$(PROBE)' 2>/dev/null; then index="--extra-index-url $(TORCH_INDEX)"; fi; \
 	set -x; $(DEV)/bin/pip install $(PIP_OPTIONS) $$index -r requirements-dev.txt \
 	    -e ./runtime -e ./models -e ./training -e ./export
+	@touch $@
+
+# onnxruntime and onnxruntime-gpu are one module: the second must be installed last, and alone.
+.venv/cuda/.made: $(wildcard */pyproject.toml) requirements-dev.txt requirements-cuda.txt
+	@echo "making .venv/cuda: about 4 GB to download"
+	$(PYTHON) -m venv .venv/cuda
+	.venv/cuda/bin/pip install $(PIP_OPTIONS) -r requirements-dev.txt -r requirements-cuda.txt \
+	    -e ./runtime -e ./models -e ./training -e ./export
+	.venv/cuda/bin/pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
+	.venv/cuda/bin/pip install $(PIP_OPTIONS) --no-deps onnxruntime-gpu
 	@touch $@

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from kittiwake_runtime.bundle import Bundle, Golden, write_bundle, write_golden
@@ -72,3 +74,93 @@ def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
         return write_bundle(tmp_path / "models" / "twice", {**_manifest(), **changes}, files)
 
     return make
+
+
+class HostDevice:
+    """CUDA's part, played by host memory; every call is noted in ``calls``."""
+
+    def __init__(self) -> None:
+        self.memory: dict[int, npt.NDArray[Any]] = {}
+        self.pinned: dict[int, npt.NDArray[Any]] = {}
+        self.calls: list[tuple[Any, ...]] = []
+        self.streams: set[int] = set()
+        self.depth = 0
+
+    def __enter__(self) -> HostDevice:
+        self.depth += 1
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.depth -= 1
+
+    def allocate(self, size_bytes: int) -> int:
+        assert self.depth
+        array = np.full(size_bytes, 0xCD, np.uint8)
+        self.memory[array.ctypes.data] = array
+        return array.ctypes.data
+
+    def free(self, pointer: int) -> None:
+        del self.memory[pointer]
+
+    def allocate_pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        array = np.empty(shape, dtype)
+        self.pinned[array.ctypes.data] = array
+        return array
+
+    def free_pinned(self, array: npt.NDArray[Any]) -> None:
+        del self.pinned[array.ctypes.data]
+
+    def copy_in(self, pointer: int, array: npt.NDArray[Any], stream: int) -> None:
+        assert array.ctypes.data in self.pinned, "a copy that doesn't wait needs page-locked memory"
+        self.calls.append(("in", stream))
+        ctypes.memmove(pointer, array.ctypes.data, array.nbytes)
+
+    def copy_out(self, array: npt.NDArray[Any], pointer: int, stream: int) -> None:
+        assert array.ctypes.data in self.pinned
+        self.calls.append(("out", stream))
+        ctypes.memmove(array.ctypes.data, pointer, array.nbytes)
+
+    def zero(self, pointer: int, size_bytes: int, stream: int) -> None:
+        ctypes.memset(pointer, 0, size_bytes)
+
+    def capture(self, work: Callable[[], None], stream: int) -> Callable[[], None]:
+        self.calls.append(("capture", stream))
+        work()
+        return work
+
+    def launch(self, graph: Callable[[], None], stream: int) -> None:
+        self.calls.append(("launch", stream))
+        graph()
+
+    def free_graph(self, graph: object) -> None:
+        self.calls.append(("free graph",))
+
+    def new_stream(self) -> int:
+        stream = 100 + len(self.streams) + sum(call == ("free stream",) for call in self.calls)
+        self.streams.add(stream)
+        return stream
+
+    def free_stream(self, stream: int) -> None:
+        self.streams.remove(stream)
+
+    def order(self, first: int, then: int) -> None:
+        if first != then:
+            self.calls.append(("order", first, then))
+
+    def mark(self, stream: int) -> int:
+        return stream
+
+    def wait_for(self, mark: int) -> None:
+        self.calls.append(("wait", mark))
+
+    def synchronize(self, stream: int) -> None:
+        self.calls.append(("synchronize", stream))
+
+    def owns(self, pointer: int) -> bool:
+        return pointer != 0  # all of this machine's memory but nowhere
+
+
+@pytest.fixture
+def device() -> HostDevice:
+    """CUDA's part, played by host memory."""
+    return HostDevice()

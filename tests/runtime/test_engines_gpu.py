@@ -1,7 +1,7 @@
 """What engines on a GPU do with arrays, streams and buffers, on a device whose memory is this machine's.
 
-The device stands in for CUDA and refuses what CUDA would; the network is computed by numpy. That a real GPU does the
-same is shown by test_engines_cuda.py.
+The device (conftest.py) stands in for CUDA and refuses what CUDA would; the network is computed by numpy. That a real
+GPU does the same is shown by test_engines_cuda.py.
 """
 
 from __future__ import annotations
@@ -22,93 +22,6 @@ from kittiwake_runtime.engines.gpu_arrays import GpuArray, is_gpu_array, read_in
 
 Make = Callable[..., Bundle]
 X = np.arange(16, dtype=np.float32).reshape(2, 2, 4)
-
-
-class HostDevice:
-    """CUDA's part, played by host memory; every call is noted in ``calls``."""
-
-    def __init__(self) -> None:
-        self.memory: dict[int, npt.NDArray[Any]] = {}
-        self.pinned: dict[int, npt.NDArray[Any]] = {}
-        self.calls: list[tuple[Any, ...]] = []
-        self.streams: set[int] = set()
-        self.depth = 0
-
-    def __enter__(self) -> HostDevice:
-        self.depth += 1
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.depth -= 1
-
-    def allocate(self, size_bytes: int) -> int:
-        assert self.depth
-        array = np.full(size_bytes, 0xCD, np.uint8)
-        self.memory[array.ctypes.data] = array
-        return array.ctypes.data
-
-    def free(self, pointer: int) -> None:
-        del self.memory[pointer]
-
-    def allocate_pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        array = np.empty(shape, dtype)
-        self.pinned[array.ctypes.data] = array
-        return array
-
-    def free_pinned(self, array: npt.NDArray[Any]) -> None:
-        del self.pinned[array.ctypes.data]
-
-    def copy_in(self, pointer: int, array: npt.NDArray[Any], stream: int) -> None:
-        assert array.ctypes.data in self.pinned, "a copy that doesn't wait needs page-locked memory"
-        self.calls.append(("in", stream))
-        ctypes.memmove(pointer, array.ctypes.data, array.nbytes)
-
-    def copy_out(self, array: npt.NDArray[Any], pointer: int, stream: int) -> None:
-        assert array.ctypes.data in self.pinned
-        self.calls.append(("out", stream))
-        ctypes.memmove(array.ctypes.data, pointer, array.nbytes)
-
-    def zero(self, pointer: int, size_bytes: int, stream: int) -> None:
-        ctypes.memset(pointer, 0, size_bytes)
-
-    def capture(self, work: Callable[[], None], stream: int) -> Callable[[], None]:
-        self.calls.append(("capture", stream))
-        work()
-        return work
-
-    def launch(self, graph: Callable[[], None], stream: int) -> None:
-        self.calls.append(("launch", stream))
-        graph()
-
-    def free_graph(self, graph: object) -> None:
-        self.calls.append(("free graph",))
-
-    def new_stream(self) -> int:
-        stream = 100 + len(self.streams) + sum(call == ("free stream",) for call in self.calls)
-        self.streams.add(stream)
-        return stream
-
-    def free_stream(self, stream: int) -> None:
-        self.streams.remove(stream)
-
-    def order(self, first: int, then: int) -> None:
-        if first != then:
-            self.calls.append(("order", first, then))
-
-    def mark(self, stream: int) -> int:
-        return stream
-
-    def wait_for(self, mark: int) -> None:
-        self.calls.append(("wait", mark))
-
-    def synchronize(self, stream: int) -> None:
-        self.calls.append(("synchronize", stream))
-
-    def owns(self, pointer: int) -> bool:
-        return pointer != FOREIGN.ctypes.data
-
-
-FOREIGN = np.zeros((2, 2, 4), np.float32)
 
 
 class Twice(Plan):
@@ -132,15 +45,10 @@ class TwiceEngine(GpuEngine):
 
 
 @pytest.fixture
-def device() -> HostDevice:
+def engine(make_bundle: Make, device: Any) -> Any:
     Twice.runs = []
-    return HostDevice()
-
-
-@pytest.fixture
-def engine(make_bundle: Make, device: HostDevice) -> Any:
     report = EngineReport("test", "cuda", "fp32", "model.onnx", ("Test",))
-    with TwiceEngine(make_bundle(), report, device, device.new_stream()) as engine:  # type: ignore[arg-type]
+    with TwiceEngine(make_bundle(), report, device, device.new_stream()) as engine:
         yield engine
     assert device.memory == device.pinned == {}, "what was allocated was freed"
     assert device.streams == set()
@@ -201,7 +109,7 @@ class Dlpack:
         return new(ctypes.addressof(self.tensor), b"dltensor", None)
 
 
-def test_host_arrays_go_there_and_back(engine: Any, device: HostDevice) -> None:
+def test_host_arrays_go_there_and_back(engine: Any, device: Any) -> None:
     for x in (X, -X, np.asfortranarray(X), X[:1]):
         np.testing.assert_array_equal(engine.infer({"x": x})["y"], 2 * x + 1)
     assert engine.plans == 2
@@ -215,14 +123,14 @@ def test_outputs_are_the_callers_own(engine: Any) -> None:
 
 
 @pytest.mark.parametrize("wrap", [OnGpu, Dlpack])
-def test_an_array_on_the_gpu_is_used_where_it_is(engine: Any, device: HostDevice, wrap: Any) -> None:
+def test_an_array_on_the_gpu_is_used_where_it_is(engine: Any, device: Any, wrap: Any) -> None:
     x = X.copy()
     np.testing.assert_array_equal(engine.infer({"x": wrap(x)})["y"], 2 * X + 1)
     assert Twice.runs[-1]["x"] == x.ctypes.data
     assert [call[0] for call in device.calls if call[0] == "in"] == []
 
 
-def test_outputs_can_stay_in_the_callers_array(engine: Any, device: HostDevice) -> None:
+def test_outputs_can_stay_in_the_callers_array(engine: Any, device: Any) -> None:
     x, y = OnGpu(X.copy()), OnGpu(np.zeros_like(X))
     for _ in range(3):
         out = engine.infer_gpu({"x": x}, out={"y": y})
@@ -233,7 +141,7 @@ def test_outputs_can_stay_in_the_callers_array(engine: Any, device: HostDevice) 
     assert all(run == Twice.runs[0] for run in Twice.runs)
 
 
-def test_outputs_can_stay_in_memory_of_their_own(engine: Any, device: HostDevice) -> None:
+def test_outputs_can_stay_in_memory_of_their_own(engine: Any, device: Any) -> None:
     outputs = engine.infer_gpu({"x": OnGpu(X.copy())})
     interface = outputs["y"].__cuda_array_interface__
     assert (interface["shape"], interface["typestr"], interface["version"]) == ((2, 2, 4), "<f4", 3)
@@ -246,7 +154,7 @@ def test_outputs_can_stay_in_memory_of_their_own(engine: Any, device: HostDevice
     assert interface["data"][0] not in device.memory
 
 
-def test_it_takes_its_place_in_the_callers_stream(engine: Any, device: HostDevice) -> None:
+def test_it_takes_its_place_in_the_callers_stream(engine: Any, device: Any) -> None:
     """After what the caller queued, before what is queued later, and without waiting for the GPU."""
     engine.infer_gpu({"x": OnGpu(X.copy())}, out={"y": OnGpu(X.copy())}, stream=77)
     assert device.calls == [("order", 77, 100), ("order", 100, 77)]
@@ -255,7 +163,7 @@ def test_it_takes_its_place_in_the_callers_stream(engine: Any, device: HostDevic
     assert device.calls == [("synchronize", 100)]
 
 
-def test_it_waits_for_the_stream_that_an_array_names(engine: Any, device: HostDevice) -> None:
+def test_it_waits_for_the_stream_that_an_array_names(engine: Any, device: Any) -> None:
     engine.infer({"x": OnGpu(X.copy(), stream=55)})
     assert device.calls[0] == ("order", 55, 100)
     device.calls.clear()
@@ -266,7 +174,7 @@ def test_it_waits_for_the_stream_that_an_array_names(engine: Any, device: HostDe
     assert array.stream == 100, "DLPack's producer is told where to have it ready"
 
 
-def test_a_stream_of_inputs_comes_out_in_order(engine: Any, device: HostDevice) -> None:
+def test_a_stream_of_inputs_comes_out_in_order(engine: Any, device: Any) -> None:
     inputs = [{"x": np.full((1 + i % 2, 2, 4), i, np.float32)} for i in range(10)]
     outputs = list(engine.infer_each(iter(inputs)))
     assert [output["y"].shape for output in outputs] == [item["x"].shape for item in inputs]
@@ -275,14 +183,14 @@ def test_a_stream_of_inputs_comes_out_in_order(engine: Any, device: HostDevice) 
     assert list(engine.infer_each([])) == []
 
 
-def test_a_stream_of_inputs_can_be_left_early(engine: Any, device: HostDevice) -> None:
+def test_a_stream_of_inputs_can_be_left_early(engine: Any, device: Any) -> None:
     outputs = engine.infer_each({"x": X} for _ in range(10))
     next(outputs)
     outputs.close()
     assert device.streams == {100}
 
 
-def test_few_shapes_are_kept(engine: Any, device: HostDevice) -> None:
+def test_few_shapes_are_kept(engine: Any, device: Any) -> None:
     for n in range(1, 30):
         engine.infer({"x": np.zeros((n, 2, 4), np.float32)})
     assert len(device.memory) == 16
@@ -299,7 +207,7 @@ BAD_INPUTS: list[tuple[Any, str]] = [
     (OnGpu(X, typestr="nonsense"), "__cuda_array_interface__ is malformed"),
     (OnGpu(X, shape="ab"), "__cuda_array_interface__ is malformed"),
     (OnGpu(X, data=None), "__cuda_array_interface__ is malformed"),
-    (OnGpu(FOREIGN), "input x is not in the memory of this engine's CUDA context"),
+    (OnGpu(X, data=(0, False)), "input x is not in the memory of this engine's CUDA context"),
     (Dlpack(X, device=1), r"input x is a Dlpack that is not on a CUDA GPU \(DLPack device 1\)"),
     (Dlpack(X, code=4), "has DLPack type 4 of 32 bits"),
     (Dlpack(X[:, ::-1]), "expected C-contiguous"),
@@ -325,7 +233,7 @@ BAD_OUTPUTS: list[tuple[dict[str, Any], str]] = [
     ({"y": OnGpu(X, data=(X.ctypes.data, True))}, "output y is read-only"),
     ({"y": OnGpu(X[:1])}, r"output y has shape \(2, 2, 4\); the array given is \(1, 2, 4\)"),
     ({"y": OnGpu(X.astype(np.float16))}, "output y is float16; expected float32"),
-    ({"y": OnGpu(FOREIGN)}, "output y is not in the memory of this engine's CUDA context"),
+    ({"y": OnGpu(X, data=(0, False))}, "output y is not in the memory of this engine's CUDA context"),
 ]
 
 
@@ -409,170 +317,3 @@ def test_a_tensor_of_torch_that_cannot_be_exported_is_named() -> None:
     torch = pytest.importorskip("torch")
     with pytest.raises(EngineError, match=r"x is a Tensor that is not on a CUDA GPU \(DLPack device 1\)"):
         read_input(torch.zeros(3), 1, "x")
-
-
-@pytest.fixture
-def onnx_runtime(device: HostDevice, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The engine for CUDA over ONNX Runtime on the CPU: everything but the provider and the memory is real."""
-    from kittiwake_runtime.engines import onnxruntime
-
-    monkeypatch.setattr(onnxruntime, "PROVIDERS", {"cuda": "CPUExecutionProvider"})
-    monkeypatch.setattr(onnxruntime, "_FALLBACKS", {"cuda": ()})
-    monkeypatch.setattr(onnxruntime, "_MEMORY", "cpu")
-    monkeypatch.setattr(onnxruntime.Device, "open", lambda primary: device)
-    return onnxruntime
-
-
-def test_onnx_runtime_is_bound_to_the_buffers(onnx_runtime: Any, make_bundle: Make, device: HostDevice) -> None:
-    bundle = make_bundle()
-    with onnx_runtime.OnnxRuntimeGpuEngine(bundle, bundle.variants["fp32"], "cuda", 1, ()) as engine:
-        for n in range(12):
-            for _ in range(3):
-                x = np.full((1 + n % 6, 2, 4), n, np.float32)
-                np.testing.assert_array_equal(engine.infer({"x": x})["y"], 2 * x + 1)
-        x, y = OnGpu(X.copy()), OnGpu(np.zeros_like(X))
-        for _ in range(3):
-            engine.infer_gpu({"x": x}, out={"y": y})
-            np.testing.assert_array_equal(y.array, 2 * X + 1)
-            y.array[:] = 0
-            np.testing.assert_array_equal(engine.infer({"x": X})["y"], 2 * X + 1)
-        assert not y.array.any()
-    assert device.memory == device.pinned == {}
-    assert device.streams == set()
-
-
-def test_onnx_runtimes_graph_is_for_addresses_that_come_again(
-    onnx_runtime: Any, make_bundle: Make, device: HostDevice
-) -> None:
-    bundle, called = make_bundle(), []
-    with onnx_runtime.OnnxRuntimeGpuEngine(bundle, bundle.variants["fp32"], "cuda", 1, ()) as engine, device:
-        plan = engine._make_plan({"x": (2, 2, 4)})
-        assert plan.shapes["y"] == (2, 2, 4)
-        plan._call = called.append
-        first, second = {"x": plan.address("x"), "y": plan.address("y")}, {"x": X.ctypes.data, "y": plan.address("y")}
-        for addresses in (first, first, first, second, second, first, first):
-            plan.run(addresses, 100)
-        kinds = ["graph" if options is plan._graph else "plain" for options in called]
-        assert kinds == ["plain", "graph", "graph", "plain", "plain", "plain", "graph"]
-        assert plan._graph.get_run_config_entry("gpu_graph_id") == "8"
-        assert plan._plain.get_run_config_entry("gpu_graph_id") == "-1"
-        plan.close()
-        plans = [engine._make_plan({"x": (1, 2, 4)}) for _ in range(9)]
-        assert [other._graph is None for other in plans] == [False] * 7 + [True] * 2, "eight graphs, then none"
-        for other in plans:
-            other.close()
-
-
-def test_a_network_that_cannot_be_a_graph_runs_without(
-    onnx_runtime: Any, make_bundle: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = onnx_runtime.ort.InferenceSession
-
-    def refuse(path: str, options: Any, providers: Any) -> Any:
-        if providers[0][1]["enable_cuda_graph"] == "1":
-            raise RuntimeError("This session cannot use the graph capture feature: it has control flow nodes")
-        return real(path, options, providers=["CPUExecutionProvider"])
-
-    monkeypatch.setattr(onnx_runtime.ort, "InferenceSession", refuse)
-    bundle = make_bundle()
-    with onnx_runtime.OnnxRuntimeGpuEngine(bundle, bundle.variants["fp32"], "cuda", 1, ()) as engine:
-        assert "no CUDA graph: " in engine.report.reasons[0]
-        for _ in range(3):
-            np.testing.assert_array_equal(engine.infer({"x": X})["y"], 2 * X + 1)
-
-
-class Context:
-    """TensorRT's execution context, as its documentation has it, for y = 2 x + 1."""
-
-    def __init__(self, capturable: bool = True, unknown: tuple[str, ...] = ()) -> None:
-        self.shape: tuple[int, ...] = ()
-        self.addresses: dict[str, int] = {}
-        self.memory = (0, 0)
-        self.capturable, self.unknown = capturable, unknown
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.shape = shape
-        return shape[0] <= 8
-
-    def infer_shapes(self) -> list[str]:
-        return list(self.unknown)
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shape
-
-    def update_device_memory_size_for_shapes(self) -> int:
-        return 64 * self.shape[0]
-
-    def set_device_memory(self, pointer: int, size_bytes: int) -> None:
-        self.memory = pointer, size_bytes
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self.addresses[name] = address
-        return True
-
-    def execute_async_v3(self, stream: int) -> bool:
-        size = int(np.prod(self.shape))
-        x, y = (np.ctypeslib.as_array((ctypes.c_float * size).from_address(self.addresses[name])) for name in "xy")
-        y[:] = 2 * x + 1
-        return True
-
-
-@pytest.fixture
-def context_plan(device: HostDevice) -> Callable[..., Plan]:
-    """A plan of native TensorRT over a context that stands in for TensorRT's."""
-    from types import SimpleNamespace
-
-    from kittiwake_runtime.engines.tensorrt import _ContextPlan
-
-    def make(shape: tuple[int, ...] = (2, 2, 4), **options: Any) -> Plan:
-        trt = SimpleNamespace(ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=2))
-        engine = SimpleNamespace(
-            create_execution_context=lambda strategy: Context(**options) if strategy == 2 else None
-        )
-        dtypes = {name: np.dtype(np.float32) for name in "xy"}
-        library: Any = SimpleNamespace(trt=trt)
-        cuda: Any = device
-        return _ContextPlan(cuda, dtypes, {"x": shape}, engine, library, EngineError)
-
-    return make
-
-
-def test_tensorrt_captures_what_comes_again(context_plan: Any, device: HostDevice) -> None:
-    with device:
-        plan = context_plan()
-        assert plan.shapes == {"x": (2, 2, 4), "y": (2, 2, 4)}
-        assert plan._context.memory == (plan._memory, 128)
-        first, x, y = {name: plan.address(name) for name in "xy"}, X.copy(), np.zeros_like(X)
-        other = {"x": x.ctypes.data, "y": y.ctypes.data}
-        for addresses in (first, first, first, other):
-            plan.run(addresses, 100)
-        np.testing.assert_array_equal(y, 2 * X + 1)
-        assert device.calls == [("capture", 100), ("launch", 100), ("launch", 100), ("free graph",)]
-        plan.run(other, 100)
-        plan.close()
-        assert device.calls[4:] == [("capture", 100), ("launch", 100), ("free graph",)]
-    assert device.memory == {}
-
-
-def test_tensorrt_without_a_graph_runs_all_the_same(
-    context_plan: Any, device: HostDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(work: Any, stream: int) -> None:
-        raise EngineError("CUDA: cuStreamEndCapture gives CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
-
-    monkeypatch.setattr(device, "capture", refuse)
-    with device:
-        plan, y = context_plan(), np.zeros_like(X)
-        for _ in range(3):
-            y[:] = 0
-            plan.run({"x": X.ctypes.data, "y": y.ctypes.data}, 100)
-            np.testing.assert_array_equal(y, 2 * X + 1)
-        plan.close()
-
-
-def test_tensorrt_names_shapes_that_it_cannot_have(context_plan: Any, device: HostDevice) -> None:
-    with device, pytest.raises(EngineError, match=r"input x can't have shape \(9, 2, 4\)"):
-        context_plan((9, 2, 4))
-    with device, pytest.raises(EngineError, match="the shapes of y depend on values"):
-        context_plan(unknown=("y",))
-    assert device.memory == {}
