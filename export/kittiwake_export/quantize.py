@@ -1,12 +1,13 @@
-"""INT8 as explicit Q/DQ: 7-bit weights per channel, activations in ranges measured on real data.
+"""INT8 as explicit Q/DQ: weights per channel, activations in ranges measured on real data.
 
 Quantized are convolutions and products with constant weights, and between them the cheap operators that need no
 float: sums, ReLU, pooling, slices. Every tensor that they read or write passes a QuantizeLinear/DequantizeLinear
 pair, which runtimes fuse into integer kernels.
 
-Weights have 7 bits because x86 without VNNI adds pairs of 8-bit products in 16 bits and saturates; with 7 it can't.
-On a CPU activations are unsigned with a zero point, the only form with fast kernels on x86 (measured: signed ones
-bring no speed at all). TensorRT takes signed activations with zero point 0 alone: ``symmetric``.
+Two forms, since nothing suits both. For CPUs activations are unsigned with a zero point (signed ones have no fast
+kernels on x86: measured, no faster than float32), weights have 7 bits (x86 without VNNI adds pairs of products in 16
+bits, which 8-bit weights overflow) and biases are int32. TensorRT takes signed activations with zero point 0 alone
+(its parser reads unsigned ones as signed, with no more than a warning), and biases in float: ``symmetric``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _FOLDED = ("Relu", "Clip")
 _MOVED = ("Slice", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
 """These move values without changing them: the output has the input's range."""
 _JOINED = ("Add", "Concat", "GlobalAveragePool")
-_WEIGHT_STEPS = 64
+_SEVEN_BITS, _EIGHT_BITS = 64, 127
+"""The largest weight."""
 _FLOAT_SHARE = 0.1
 _WORTH = 2.0
 _BIAS_LIMIT = 2.0**30
@@ -38,7 +40,9 @@ class Measured:
     """What running real samples shows of a network.
 
     Args:
-        ranges: lowest and highest value of every float32 tensor that a node makes or the graph takes in.
+        ranges: of every float32 tensor that a node makes or the graph takes in: the mean over samples of the
+            lowest and of the highest value. Rare outliers, which would make all steps coarser, are clipped
+            (on the localization descriptor half the noise of the whole range).
         work: multiply-adds of every product by node name, over all samples.
     """
 
@@ -47,7 +51,7 @@ class Measured:
 
 
 def measure(network: onnx.ModelProto, samples: Sequence[Arrays]) -> Measured:
-    """Run samples through the network and note the range of every tensor, and the work of every product."""
+    """Run samples, each a batch of real inputs, and note every tensor's range and every product's work."""
     tapped = onnx.shape_inference.infer_shapes(network)
     outputs = {value.name for value in tapped.graph.output}
     floats = [v.name for v in tapped.graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT]
@@ -58,17 +62,17 @@ def measure(network: onnx.ModelProto, samples: Sequence[Arrays]) -> Measured:
     names = [output.name for output in session.get_outputs() if output.type == "tensor(float)"]
     weights = {tensor.name: tensor for tensor in network.graph.initializer}
     products = {node.output[0]: node for node in network.graph.node if weight_of(node, weights) is not None}
-    ranges: dict[str, tuple[float, float]] = {}
+    extremes: dict[str, list[tuple[float, float]]] = {}
     work = dict.fromkeys((node.name for node in products.values()), 0.0)
     for sample in samples:
         taken = {name: array for name, array in sample.items() if array.dtype == np.float32}
         for name, array in (*zip(names, session.run(names, dict(sample)), strict=True), *taken.items()):
             if array.size:
-                low, high = ranges.get(name, (0.0, 0.0))
-                ranges[name] = min(low, float(array.min())), max(high, float(array.max()))
+                extremes.setdefault(name, []).append((float(array.min()), float(array.max())))
             if name in products:
                 work[products[name].name] += array.size * _terms(products[name], weights)
-    return Measured(ranges, work)
+    means = {name: np.mean(found, axis=0) for name, found in extremes.items()}
+    return Measured({name: (float(low), float(high)) for name, (low, high) in means.items()}, work)
 
 
 def choose_products(network: onnx.ModelProto, measured: Measured, samples: Sequence[Arrays]) -> list[str]:
@@ -253,25 +257,32 @@ class _Writer:
         )
 
     def _quantize_weights(self, copy: onnx.NodeProto, node: onnx.NodeProto) -> None:
-        """Weights as int8, a step a channel, and the bias as int32 in steps of input times weights."""
+        """Weights as int8, a step a channel; for CPUs the bias as int32 in steps of input times weights."""
         weight = weight_of(node, self.weights)
         assert weight is not None
+        largest = _EIGHT_BITS if self.symmetric else _SEVEN_BITS
         axis = _channel_axis(node, weight)
         others = tuple(i for i in range(weight.ndim) if i != axis)
-        step = np.abs(weight).max(axis=others).astype(np.float64) / _WEIGHT_STEPS
+        step = np.abs(weight).max(axis=others).astype(np.float64) / largest
+        bias = None if self.symmetric else self._bias(node)
         input_step = _steps(self.ranges[node.input[0]], self.symmetric)[0]
-        bias = None
-        if len(node.input) > 2 and node.input[2] in self.weights:
-            bias = numpy_helper.to_array(self.weights[node.input[2]])
+        if bias is not None:
             step = np.maximum(step, np.abs(bias) / (input_step * _BIAS_LIMIT))
         step = np.where(step > 0, step, 1.0).astype(np.float32)
         along = step.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-        whole = np.clip(np.round(weight / along), -_WEIGHT_STEPS, _WEIGHT_STEPS).astype(np.int8)
+        whole = np.clip(np.round(weight / along), -largest, largest).astype(np.int8)
         copy.input[1] = self._constant_dequantized(f"{node.name}.weight", whole, step, axis)
-        if bias is not None and bias.ndim == 1:
+        if bias is not None:
             bias_step = (input_step * step).astype(np.float32)
             whole = np.round(bias / bias_step).astype(np.int32)
             copy.input[2] = self._constant_dequantized(f"{node.name}.bias", whole, bias_step, 0)
+
+    def _bias(self, node: onnx.NodeProto) -> np.ndarray | None:
+        """A constant bias, one value a channel."""
+        if len(node.input) < 3 or node.input[2] not in self.weights:
+            return None
+        bias = numpy_helper.to_array(self.weights[node.input[2]])
+        return bias if bias.ndim == 1 else None
 
     def _constant_dequantized(self, name: str, whole: np.ndarray, step: np.ndarray, axis: int) -> str:
         self._constant(f"{name}.q", whole)
