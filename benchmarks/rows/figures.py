@@ -64,16 +64,18 @@ def measure_course(
     course: Course,
     flights: int,
     *,
+    quick_flights: int = 3,
     ncc_flights: int = NCC_FLIGHTS,
     note: str = "",
 ) -> list[Figure]:
     """Fly the product and the baseline on the first of the same flights; the figures of both.
 
     Args:
-        flights: of the product when the run does not say otherwise; ncc_flights: of the baseline.
+        flights: of the product when the run does not say otherwise, `quick_flights` of them in a quick one;
+            ncc_flights: of the baseline.
         note: what is added to every figure's.
     """
-    ours = fly_product(run, course, run.count(flights), prefix)
+    ours = fly_product(run, course, run.count(flights, quick_flights), prefix)
     rival = fly_ncc(run, course, run.ncc_count(ncc_flights), prefix)
     data, beside = of_data(course.place, of_bundle(run.bundle)), of_data(course.place, f"key {ncc_key(course)}")
     figures = flight_figures(prefix, statistics, ours, data, rival)

@@ -72,7 +72,7 @@ def measure_unknown(run: Run) -> list[Figure]:
     """Height above take-off only; the baseline has no scales to try, and takes the ground to be level with it."""
     note = "true height above ground .7 to 1.3 of the assumed one, walking by .02 an update"
     course = Course(run.north_dakota, 160.0, HeightUnknown())
-    return measure_course(run, "height.unknown", UNKNOWN, course, UNKNOWN_FLIGHTS, note=note)
+    return measure_course(run, "height.unknown", UNKNOWN, course, UNKNOWN_FLIGHTS, quick_flights=1, note=note)
 
 
 def measure_tuned(run: Run) -> list[Figure]:
