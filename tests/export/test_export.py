@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ from kittiwake_export.errors import ExportError
 from kittiwake_export.export import export
 from kittiwake_runtime import Bundle, BundleError, KittiwakeError, open_engine
 from kittiwake_runtime.cli import main
-from kittiwake_training.checkpoint import save_checkpoint
+
+Register = Callable[[str, str, Mapping[str, Mapping[str, str]]], None]
+Write = Callable[..., torch.nn.Module]
 
 MODELS = '''
 import torch
@@ -59,61 +60,35 @@ class FixedSize(Net):
 '''
 
 
-@pytest.fixture(scope="module", autouse=True)
-def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Another package that adds its models by entry points, as one would that is installed."""
-    site = tmp_path_factory.mktemp("site")
-    (site / "somebodys_nets.py").write_text(MODELS)
-    metadata = site / "somebodys_nets-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys-nets\nVersion: 1.0\n")
-    names = ("Net", "Two", "Chaos", "Branching", "FixedSize")
-    lines = [f"test.{name} = somebodys_nets:{name}" for name in names]
-    (metadata / "entry_points.txt").write_text("\n".join(["[kittiwake.models]", *lines]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(site))
-        yield
-    sys.modules.pop("somebodys_nets", None)
-
-
 def tensor(name: str, shape: list[int | str], dtype: str = "float32", **more: Any) -> dict[str, Any]:
     return {"name": name, "dtype": dtype, "shape": shape, "units": "1", "meaning": "test", **more}
 
 
-def write(folder: Path, name: str, **changes: Any) -> torch.nn.Module:
-    """Write the checkpoint of a model with random weights, and return the model."""
-    torch.manual_seed(7)
-    model: torch.nn.Module = getattr(importlib.import_module("somebodys_nets"), name)().eval()
-    for part in model.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(part.running_mean, -0.5, 0.5)
-            torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
-    meta = {
-        "name": "net",
-        "task": "test.net",
-        "licence": "Apache-2.0",
-        "description": "A network for tests.",
-        "model": {"key": f"test.{name}", "config": {}},
-        "inputs": [tensor("view", ["N", 2, "H", "W"])],
-        "outputs": [tensor("y", ["N", 4, "h", "w"])],
-        "dims": {
-            "N": {"min": 1, "typical": 2},
-            "H": {"min": 9, "typical": 12, "max": 64},
-            "W": {"min": 9, "typical": 12, "max": 64},
-        },
-        "preprocessing": {"mean": 0.5},
-        "calibration": {"slope": 2.0},
-        "tolerance": 1e-5,
-        "training": {"data": [{"name": "noise"}], "config": {}, "commit": "c0ffee", "seed": 7},
-        "metrics": [{"name": "loss", "value": 0.25, "unit": "1", "split": "test", "n": 10}],
-        **changes,
-    }
-    save_checkpoint(folder, model, meta)
-    return model
+@pytest.fixture(scope="module", autouse=True)
+def registered(register: Register) -> None:
+    names = ("Net", "Two", "Chaos", "Branching", "FixedSize")
+    register("somebodys_nets", MODELS, {"kittiwake.models": {f"test.{n}": f"somebodys_nets:{n}" for n in names}})
 
 
 @pytest.fixture(scope="module")
-def exported(registered: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, torch.nn.Module]:
+def write(write_checkpoint: Callable[..., None]) -> Write:
+    """Write the checkpoint of a model with random weights, and return the model."""
+
+    def make(folder: Path, name: str, **changes: Any) -> torch.nn.Module:
+        torch.manual_seed(7)
+        model: torch.nn.Module = getattr(importlib.import_module("somebodys_nets"), name)().eval()
+        for part in model.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(part.running_mean, -0.5, 0.5)
+                torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
+        write_checkpoint(folder, model, f"test.{name}", **changes)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def exported(write: Write, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, torch.nn.Module]:
     root = tmp_path_factory.mktemp("exported")
     model = write(root / "checkpoint", "Net", card="## Limits\n\nNone known.")
     return export(root / "checkpoint", root / "net"), model
@@ -168,7 +143,7 @@ def test_golden_values_cover_all_sizes_and_the_flat_input(exported: tuple[Bundle
     assert not exported[0].golden()[0].inputs["view"].any()
 
 
-def test_several_inputs_and_outputs_of_several_types(tmp_path: Path) -> None:
+def test_several_inputs_and_outputs_of_several_types(write: Write, tmp_path: Path) -> None:
     model = write(
         tmp_path / "checkpoint",
         "Two",
@@ -194,7 +169,7 @@ def test_several_inputs_and_outputs_of_several_types(tmp_path: Path) -> None:
         ("FixedSize", "fails on inputs of shape|can't be traced with dynamic"),
     ],
 )
-def test_what_would_be_wrong_is_refused_and_not_written(tmp_path: Path, name: str, message: str) -> None:
+def test_what_would_be_wrong_is_refused_and_not_written(write: Write, tmp_path: Path, name: str, message: str) -> None:
     write(tmp_path / "checkpoint", name)
     with pytest.raises(ExportError, match=message) as caught:
         export(tmp_path / "checkpoint", tmp_path / "net")
@@ -211,7 +186,9 @@ def test_what_would_be_wrong_is_refused_and_not_written(tmp_path: Path, name: st
         ({"dims": {}}, "field `dims`"),
     ],
 )
-def test_a_wrong_field_of_the_checkpoint_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_wrong_field_of_the_checkpoint_is_named(
+    write: Write, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     write(tmp_path / "checkpoint", "Net", **changes)
     with pytest.raises(BundleError, match=message):
         export(tmp_path / "checkpoint", tmp_path / "net")
@@ -225,13 +202,15 @@ def test_a_wrong_field_of_the_checkpoint_is_named(tmp_path: Path, changes: dict[
         ([tensor("y", ["N", 5, "h", "w"])], r"output y has shape \(\d, 4, \d, \d\); expected \(N, 5, h, w\)"),
     ],
 )
-def test_outputs_other_than_promised_are_refused(tmp_path: Path, outputs: list[dict[str, Any]], message: str) -> None:
+def test_outputs_other_than_promised_are_refused(
+    write: Write, tmp_path: Path, outputs: list[dict[str, Any]], message: str
+) -> None:
     write(tmp_path / "checkpoint", "Net", outputs=outputs)
     with pytest.raises(KittiwakeError, match=message):
         export(tmp_path / "checkpoint", tmp_path / "net")
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "checkpoint", "Net")
     assert main(["export", str(tmp_path / "checkpoint"), "-o", str(tmp_path / "net"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

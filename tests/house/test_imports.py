@@ -192,6 +192,6 @@ def test_what_a_package_imports_is_what_it_declares(room: str) -> None:
 def test_the_runtimes_readme_gives_a_reason_for_each_dependency() -> None:
     text = (ROOT / "runtime" / "README.md").read_text(encoding="utf-8")
     reasons = dict(re.findall(r"^\| (\w[\w-]*) \| (\S.*) \|$", text, flags=re.MULTILINE))
-    extras = {"distributed", "cuda-bindings", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"}
+    extras = {"cryptography", "distributed", "cuda-bindings", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"}
     assert declared("runtime") - extras == {name for name in reasons if name != "package"}
     assert all(name in text for name in extras)
