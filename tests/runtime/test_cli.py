@@ -150,7 +150,13 @@ def test_a_reader_that_leaves_is_no_error(extended: dict[str, str]) -> None:
 
 def test_an_interrupt_is_no_traceback(extended: dict[str, str]) -> None:
     command = [sys.executable, "-m", "kittiwake_runtime", "probe", "wait"]
-    with subprocess.Popen(command, env=extended, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+
+    def listen() -> None:  # a shell's background job ignores SIGINT, and so would its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, env=extended, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listen
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()
