@@ -22,7 +22,6 @@ EXACT = AugmentationConfig(
     gain=1,
     noise=0,
     mix_share=0,
-    regrown_share=0,
     cut_share=0,
     turned_share=0.25,
 )

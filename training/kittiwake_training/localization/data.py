@@ -143,19 +143,20 @@ class PairSampler:
         config, change = self.config, self.config.augmentation
         step = _draw_step(place, config, rng)
         map_date, query_date = rng.choice(len(place.pixels), size=2, replace=False)
-        map_image, query_image = place.image(int(map_date)), place.image(int(query_date))
+        map_image = mix_to_gray(place.image(int(map_date)), _draw_mix(place, change, rng))
+        query_image = mix_to_gray(place.image(int(query_date)), _draw_mix(place, change, rng))
         if rng.random() < 0.5:
             map_image, query_image = map_image.flip(-1), query_image.flip(-1)
         centre, angle = _draw_spots(map_image, count, step, change.turned_share, generator)
 
         window = view(map_image, centre, angle, step, WINDOW_PX)
         seen = window[:, -1:] > 0.999
-        gray = mix_to_gray(window[:, :-1], _draw_mix(place, change, rng))
-        window = torch.cat([gray.clamp(min=1e-4) ** rng.uniform(1 / change.gain, change.gain) * seen, seen], dim=1)
+        gray = window[:, :1].clamp(min=1e-4) ** rng.uniform(1 / change.gain, change.gain)
+        window = torch.cat([gray * seen, seen], dim=1)
 
         uniform = uniform_source(self.device, generator)
         heading, error = math.pi * uniform(count), math.radians(change.turn_deg) * uniform(count)
-        query = observe(query_image, centre, heading, step, _draw_mix(place, change, rng), change, generator)
+        query = observe(query_image, centre, heading, step, change, generator)
         query = turn(query, angle + error - heading)
         core = disc(self.device)
         seen_on_map = (window[:, 1, HALO_PX:-HALO_PX, HALO_PX:-HALO_PX] * core).sum(dim=(1, 2))

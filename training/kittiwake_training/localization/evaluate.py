@@ -41,9 +41,7 @@ STATES_AROUND = 8
 """States beside the right one that share its peak: half a cell and half a heading to each side."""
 
 # Position and heading between the bins are drawn apart; these are the remaining errors of a real view.
-FLIGHT = AugmentationConfig(
-    shift_px=0.0, turn_deg=0.0, scale=0.03, tilt=0.02, mix_share=0.0, regrown_share=0.0, cut_share=0.0
-)
+FLIGHT = AugmentationConfig(shift_px=0.0, turn_deg=0.0, scale=0.03, tilt=0.02, mix_share=0.0, cut_share=0.0)
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,8 @@ def scored_queries(
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
     centre, heading = _draw_states(valid, count, generator)
     pixel = (centre * CELL_PX + (DISC_PX - 1) / 2) * step
-    seen = observe(place.image(query_date), pixel, heading, step, camera_gray(place), FLIGHT, generator)
+    image = mix_to_gray(place.image(query_date), camera_gray(place))
+    seen = observe(image, pixel, heading, step, FLIGHT, generator)
     assumed = torch.arange(HEADINGS, device=device) * (2 * math.pi / HEADINGS)
     for i in range(count):
         if seen[i, 1].sum() < 0.7 * disc(device).sum():
@@ -140,7 +139,7 @@ def scored_queries(
 
 def _describe_map(model: nn.Module, place: DevicePlace, date: int, step: float) -> tuple[Tensor, Tensor]:
     """(D, h, w) descriptors of one date at a sample distance, and (h, w) bool where a whole disc is seen."""
-    image = place.image(date)
+    image = mix_to_gray(place.image(date), camera_gray(place))
     height, width = image.shape[1:]
     size = int((max(height, width) - 1) / step) + 1
     # One unrotated window whose first sample lies on the first pixel's centre.
@@ -148,8 +147,7 @@ def _describe_map(model: nn.Module, place: DevicePlace, date: int, step: float) 
     seen = view(image, middle, torch.zeros(1, device=image.device), step, size)
     seen = seen[:, :, : int((height - 1) / step) + 1, : int((width - 1) / step) + 1]
     mask = (seen[:, -1:] > 0.999).float()
-    gray = mix_to_gray(seen[:, :-1], camera_gray(place)).clamp(0, 1)
-    descriptors = model(torch.cat([gray * mask, mask], dim=1))[0]
+    descriptors = model(torch.cat([seen[:, :1].clamp(0, 1) * mask, mask], dim=1))[0]
     share = functional.conv2d(mask, disc(image.device)[None, None], stride=CELL_PX)[0, 0]
     return descriptors, share > 0.99 * disc(image.device).sum()
 

@@ -4,7 +4,7 @@ One idea: everything between pixels and descriptor lies inside the graph and is 
 described in one dense pass, a single 33 x 33 patch gives one vector, and both come from the same arithmetic.
 
 1. ``LocalContrast`` subtracts from every seen pixel the mean of its seen surroundings and divides by their
-   spread, both Gaussian-weighted: gain, offset and slow shading vanish.
+   spread, both Gaussian-weighted, at one scale or several: gain, offset and slow shading vanish.
 2. Nine unpadded 3 x 3 convolutions, the second with stride 2, then a 1 x 1: a receptive field of exactly
    33 px and one vector every 2 px. Six of them are three residual blocks whose skip is a centre crop.
 3. The vector is scaled to unit length, so that a dot product is a cosine.
@@ -15,6 +15,8 @@ are ours.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,38 +31,41 @@ HALO_PX = 15
 
 
 class LocalContrast(nn.Module):
-    """Masked local normalization: (x - mean) / spread over a Gaussian neighbourhood of seen pixels.
+    """Masked local normalization: (x - mean) / spread over Gaussian neighbourhoods of seen pixels.
 
-    The Gaussian has sigma 5 px and is cut at 15 px; sums run over zeros beyond the border, where nothing is
-    seen either. The result is clamped to +-3 and zero where unseen. Always float32: the variance is a
-    difference of near-equal numbers, which half precision can't hold.
+    Each Gaussian is cut at 15 px; sums run over zeros beyond the border, where nothing is seen either. The
+    results are clamped to +-3 and zero where unseen. Always float32: the variance is a difference of near-equal
+    numbers, which half precision can't hold.
+
+    Args:
+        sigmas_px: one neighbourhood each: a narrow one shows borders, a wide one the tones of fields.
     """
 
-    sigma_px = 5.0
     spread_floor = 0.01
     limit = 3.0
 
-    def __init__(self) -> None:
+    def __init__(self, sigmas_px: Sequence[float] = (5.0,)) -> None:
         super().__init__()
+        self.scales = len(sigmas_px)
         taps = torch.arange(-HALO_PX, HALO_PX + 1, dtype=torch.float32)
-        kernel = torch.exp(-0.5 * (taps / self.sigma_px) ** 2)
-        kernel = (kernel / kernel.sum()).repeat(3, 1)
+        kernel = torch.exp(-0.5 * (taps / torch.tensor(sigmas_px)[:, None]) ** 2)
+        kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)
         self.register_buffer("rows", kernel[:, None, :, None].clone(), persistent=False)
         self.register_buffer("columns", kernel[:, None, None, :].clone(), persistent=False)
 
     def forward(self, view: Tensor) -> Tensor:
-        """(N, 2, H, W) gray times mask and mask -> (N, 2, H, W) normalized gray and mask, float32."""
+        """(N, 2, H, W) gray times mask and mask -> (N, scales + 1, H, W) normalized grays and mask, float32."""
         with torch.autocast(view.device.type, enabled=False):
             view = view.float()
             mask = view[:, 1:]
             # Around mid-gray the squares are small, so the variance keeps its digits.
             gray = view[:, :1] - 0.5 * mask
-            sums = torch.cat([mask, gray, gray * gray], dim=1)
-            sums = functional.conv2d(sums, self.rows, padding=(HALO_PX, 0), groups=3)
-            sums = functional.conv2d(sums, self.columns, padding=(0, HALO_PX), groups=3)
-            weight = sums[:, :1] + 1e-6
-            mean = sums[:, 1:2] / weight
-            variance = (sums[:, 2:] / weight - mean * mean).clamp(min=0.0)
+            sums = torch.cat([mask, gray, gray * gray] * self.scales, dim=1)
+            sums = functional.conv2d(sums, self.rows, padding=(HALO_PX, 0), groups=3 * self.scales)
+            sums = functional.conv2d(sums, self.columns, padding=(0, HALO_PX), groups=3 * self.scales)
+            weight = sums[:, 0::3] + 1e-6
+            mean = sums[:, 1::3] / weight
+            variance = (sums[:, 2::3] / weight - mean * mean).clamp(min=0.0)
             contrast = (gray - mean) / torch.sqrt(variance + self.spread_floor**2)
             return torch.cat([contrast.clamp(-self.limit, self.limit) * mask, mask], dim=1)
 
@@ -96,16 +101,17 @@ class DescriptorCNN(nn.Module):
     Args:
         width: channels of the seven layers after the stride; the first two have a quarter and a half of it.
         dim: length of the descriptor.
+        sigmas_px: neighbourhoods of ``LocalContrast``.
 
     With the defaults it has 0.99 M parameters and costs 0.49 MFLOP a map pixel.
     """
 
-    def __init__(self, width: int = 128, dim: int = 48) -> None:
+    def __init__(self, width: int = 128, dim: int = 48, sigmas_px: Sequence[float] = (5.0,)) -> None:
         super().__init__()
         self.width, self.dim = width, dim
-        self.contrast = LocalContrast()
+        self.contrast = LocalContrast(sigmas_px)
         self.stem = nn.Sequential(
-            ConvNorm(2, width // 4),
+            ConvNorm(len(sigmas_px) + 1, width // 4),
             nn.ReLU(),
             ConvNorm(width // 4, width // 2, stride=CELL_PX),
             nn.ReLU(),
@@ -128,7 +134,7 @@ class DescriptorCNN(nn.Module):
         return self.describe(self.contrast(view))
 
     def describe(self, contrast: Tensor) -> Tensor:
-        """The same from what ``self.contrast`` gave, (N, 2, H, W) float32."""
+        """The same from what ``self.contrast`` gave, float32."""
         return unit_length(self.head(self.blocks(self.stem(contrast))))
 
 
@@ -138,9 +144,9 @@ def unit_length(x: Tensor) -> Tensor:
     return x / torch.sqrt((x * x).sum(dim=1, keepdim=True) + 1e-12)
 
 
-def flops_per_pixel(width: int, dim: int) -> float:
+def flops_per_pixel(width: int, dim: int, scales: int = 1) -> float:
     """Floating-point operations (two a multiply-add) that a large map costs per map pixel."""
-    normalization = 3 * 2 * (2 * HALO_PX + 1)
-    first = 9 * 2 * (width // 4)
+    normalization = scales * 3 * 2 * (2 * HALO_PX + 1)
+    first = 9 * (scales + 1) * (width // 4)
     after_stride = 9 * ((width // 4) * (width // 2) + (width // 2) * width + 6 * width * width) + width * dim
     return 2 * (normalization + first + after_stride / CELL_PX**2)

@@ -36,6 +36,7 @@ class CnnConfig:
 
     width: int = 128
     dim: int = 48
+    sigmas_px: tuple[float, ...] = (5.0, 12.0)
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,9 @@ def make_model(config: LocalizationConfig) -> nn.Module:
 
 def model_settings(config: LocalizationConfig) -> dict[str, Any]:
     """What the registry's factory takes."""
-    return asdict(config.cnn) if config.model == "localization.cnn" else {}
+    if config.model != "localization.cnn":
+        return {}
+    return {**asdict(config.cnn), "sigmas_px": list(config.cnn.sigmas_px)}  # as JSON gives them back
 
 
 def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, Any]:

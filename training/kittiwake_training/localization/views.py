@@ -26,7 +26,6 @@ class AugmentationConfig:
         noise: greatest standard deviation of pixel noise, of full scale.
         mix_share: share of groups, on each side, whose bands are mixed to gray at random.
         inverse_share: share of those mixtures in which one band counts negative.
-        regrown_share: share of queries whose fields have taken other tones, as other crops give them.
         cut_share: share of queries of which the image's border cuts off a piece.
         turned_share: share of pairs that stand on another pair's spot, turned by more than 30 degrees.
     """
@@ -39,7 +38,6 @@ class AugmentationConfig:
     noise: float = 0.03
     mix_share: float = 0.5
     inverse_share: float = 0.15
-    regrown_share: float = 0.4
     cut_share: float = 0.15
     turned_share: float = 0.2
 
@@ -123,18 +121,16 @@ def observe(
     centre: Tensor,
     angle: Tensor,
     step: float,
-    mix: Tensor,
     change: AugmentationConfig,
     generator: torch.Generator,
 ) -> Tensor:
     """What a vehicle sees at each spot, with the errors of ``change``, in its own frame.
 
     Args:
-        image: (C + 1, H, W) float32, the last channel validity.
+        image: (2, H, W) float32, gray and validity.
         centre: (N, 2) true spots, image pixels.
         angle: (N,) radians, where the vehicle's right points, clockwise of the image's right.
         step: image pixels a sample.
-        mix: (C,) weights of the bands.
         change: sizes of the errors.
         generator: their source.
 
@@ -154,28 +150,10 @@ def observe(
         tilt=uniform(count, 2) * change.tilt / (DISC_PX / 2),
     )
     mask = (seen[:, -1:] > 0.999) & (disc(image.device) > 0) & _uncut(count, change.cut_share, uniform)
-    gray = regrow(mix_to_gray(seen[:, :-1], mix), change, uniform)
-    gray = relight(gray, change, uniform)
+    gray = relight(seen[:, :1], change, uniform)
     noise = torch.randn(gray.shape, device=gray.device, generator=generator)
     gray = (gray + change.noise * uniform(count, 1, 1, 1).abs() * noise).clamp(0.0, 1.0)
     return torch.cat([gray * mask, mask], dim=1)
-
-
-def regrow(gray: Tensor, change: AugmentationConfig, uniform: Callable[..., Tensor]) -> Tensor:
-    """Other tones for the same fields on (N, 1, S, S) gray: borders last for decades, what grows between them does not.
-
-    Within two deviations of its mean a view's gray goes through a random curve that rises and falls, so that equal
-    tones stay equal, and others may change places; a random part of the result is the old view.
-    """
-    knots = 5
-    count = len(gray)
-    mean, std = gray.mean(dim=(2, 3), keepdim=True), gray.std(dim=(2, 3), keepdim=True).clamp(min=1e-4)
-    position = ((gray - mean) / (4 * std) + 0.5).clamp(0, 1) * (knots - 1)
-    below = position.floor().clamp(max=knots - 2)
-    curve, at = uniform(count, knots), below.long().flatten(1)
-    tone = torch.lerp(curve.gather(1, at), curve.gather(1, at + 1), (position - below).flatten(1)).view_as(gray)
-    regrown = torch.lerp(mean + 1.5 * std * tone, gray, 0.5 * uniform(count, 1, 1, 1).abs())
-    return torch.where(uniform(count, 1, 1, 1).abs() < change.regrown_share, regrown, gray)
 
 
 def relight(gray: Tensor, change: AugmentationConfig, uniform: Callable[..., Tensor]) -> Tensor:
@@ -190,10 +168,14 @@ def relight(gray: Tensor, change: AugmentationConfig, uniform: Callable[..., Ten
     return gray * (1 + 0.1 * slant)
 
 
-def mix_to_gray(bands: Tensor, weights: Tensor) -> Tensor:
-    """(N, C, S, S) and (C,) weights, some perhaps negative -> (N, 1, S, S) in [0, 1]."""
-    mixed = torch.einsum("ncij,c->nij", bands, weights)[:, None]
-    return (mixed - weights.clamp(max=0).sum()) / weights.abs().sum()
+def mix_to_gray(image: Tensor, weights: Tensor) -> Tensor:
+    """(C + 1, H, W) bands and validity, and (C,) weights, some perhaps negative -> (2, H, W) gray in [0, 1], validity.
+
+    Before any window is cut: sampling is linear, so it may follow, and two channels cost less than many.
+    """
+    mixed = torch.einsum("cij,c->ij", image[:-1], weights)
+    gray = (mixed - weights.clamp(max=0).sum()) / weights.abs().sum()
+    return torch.stack([gray, image[-1]])
 
 
 def _uncut(count: int, share: float, uniform: Callable[..., Tensor]) -> Tensor:
