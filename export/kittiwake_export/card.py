@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -24,7 +24,7 @@ def write_card(manifest: Mapping[str, Any], text: str) -> str:
         "## Origin",
         "\n".join(
             [
-                *(f"- data: {_facts(entry)}" for entry in training["data"]),
+                *_data(training["data"]),
                 f"- commit `{training['commit'] or 'unknown'}`, seed {training['seed']}",
                 *(
                     f"- {line}"
@@ -54,9 +54,17 @@ def _metric(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {**entry, "value": f"{entry['value']:g}"}
 
 
-def _facts(entry: Mapping[str, Any]) -> str:
-    others = [f"{key} {value}" for key, value in entry.items() if key != "name"]
-    return f"{entry['name']}" + (f" ({', '.join(others)})" if others else "")
+def _data(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each source and split: a card is read by people, and the manifest has every file with its sha256."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        groups.setdefault((entry.get("source", ""), entry.get("split", "")), []).append(entry["name"])
+    lines = []
+    for (source, split), names in groups.items():
+        some = ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} ... {names[-1]}"
+        facts = ", ".join(fact for fact in (source, split, f"{len(names)} in all" if len(names) > 4 else "") if fact)
+        lines.append(f"- data: {some}" + (f" ({facts})" if facts else ""))
+    return [*lines, "- each of them with its sha256 in `manifest.json`, and the config of the training"]
 
 
 def _variant(precision: str, entry: Mapping[str, Any], tolerance: float) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kittiwake_training.config import load_config
+from kittiwake_training.config import changed_settings, load_config
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.train import LocalizationConfig
 
@@ -41,3 +41,12 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("seed = ")
     with pytest.raises(TrainingError, match=r"run\.toml"):
         load_config(LocalizationConfig, tmp_path / "run.toml")
+
+
+def test_changed_settings_lead_from_the_defaults_to_the_config() -> None:
+    settings = ["name=mine", "cnn.width=192", "sampler.world_share=0.2", "world.gsds_m=[2.5]"]
+    config = load_config(LocalizationConfig, None, settings)
+    said = changed_settings(config)
+    assert [setting.split("=")[0] for setting in said] == [setting.split("=")[0] for setting in settings]
+    assert load_config(LocalizationConfig, None, said) == config
+    assert changed_settings(LocalizationConfig()) == []

@@ -7,6 +7,7 @@ pairs = 2048                     # and on the command line: --set sampler.pairs=
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,18 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], where: str = "") -> T
     if unknown:
         raise TrainingError(f"config: no field {where}{unknown[0]}", f"fields there are {', '.join(hints)}")
     return kind(**{key: _convert(hints[key], value, where + key) for key, value in values.items()})
+
+
+def changed_settings(config: Any, prefix: str = "") -> list[str]:
+    """What ``--set`` must say to get this config from the defaults: ``key=value`` each, in the fields' order."""
+    settings: list[str] = []
+    for field in dataclasses.fields(config):
+        value, default = getattr(config, field.name), getattr(type(config)(), field.name)
+        if dataclasses.is_dataclass(value):
+            settings += changed_settings(value, f"{prefix}{field.name}.")
+        elif value != default:
+            settings.append(f"{prefix}{field.name}={json.dumps(value)}")
+    return settings
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

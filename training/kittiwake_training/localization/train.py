@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from kittiwake_training.checkpoint import git_commit, load_checkpoint, save_checkpoint
+from kittiwake_training.config import changed_settings
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.data import PairSampler, SamplerConfig
 from kittiwake_training.localization.evaluate import EvaluationConfig, calibration, evaluate, metrics
 from kittiwake_training.localization.losses import info_nce
 from kittiwake_training.localization.model import CELL_PX, DISC_PX, HALO_PX
-from kittiwake_training.localization.places import Place, hold_out_strip, load_places
+from kittiwake_training.localization.places import WORLD, Place, hold_out_strip, load_places
 from kittiwake_training.localization.prepare import place_from_rasters, world_places
 from kittiwake_training.registry import build_model
 from kittiwake_training.trainer import LossFunction, TrainerConfig, fit, make_fabric, replace_file
@@ -262,16 +264,22 @@ def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, A
             "commit": git_commit(),
             "seed": config.seed,
         },
-        "card": _card(places),
+        "card": _card(config, places),
     }
 
 
-def _card(places: list[Place]) -> str:
-    """What the bundle's card says for people: what it saw, under which terms, and what it was measured on."""
+def _card(config: LocalizationConfig, places: list[Place]) -> str:
+    """What the bundle's card says for people: what it saw, on which terms, what measured it, and how to make it."""
     lines = ["Trained on (train) and measured and calibrated on (validation); no ground is in both:", ""]
     kinds = Counter((place.source, place.split, place.licence) for place in places)
     for (source, split, licence), count in sorted(kinds.items()):
         lines.append(f"- {source}, {split}: {count} places. {licence}")
+    lines += ["", "Made by this command, which goes on from the last checkpoint in its folder, on any machine:", ""]
+    settings = "".join(f" \\\n    --set {shlex.quote(setting)}" for setting in changed_settings(config))
+    sources = {place.source for place in places} - {WORLD}
+    own, prepared = "own_area" in sources, bool(sources - {"own_area"})
+    given = (" --data places" if prepared else "") + (" --maps ..." if own else "")
+    lines += ["```text", f"kittiwake train localization{given} -o runs/{config.name} --resume{settings}", "```"]
     return "\n".join(lines) + "\n"
 
 
