@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from kittiwake_training.distributed import Peers
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.data import PairSampler, SamplerConfig
 from kittiwake_training.localization.model import HALO_PX
@@ -28,13 +29,14 @@ EXACT = AugmentationConfig(
 SMALL = SamplerConfig(pairs=32, groups=2, imagery_step=(0.8, 0.8))
 
 
-def test_a_batch_follows_from_seed_step_and_rank_alone(places: list[Place]) -> None:
+def test_a_batch_follows_from_seed_and_step_alone_and_processes_share_it_out(places: list[Place]) -> None:
     first = PairSampler(places, SMALL, CPU, seed=5)
     first.batch(0)
     again = PairSampler(places, SMALL, CPU, seed=5)
-    assert torch.equal(first.batch(7, 1).query, again.batch(7, 1).query)
-    assert not torch.equal(again.batch(7, 0).query, again.batch(7, 1).query)
-    assert not torch.equal(again.batch(7, 0).query, again.batch(8, 0).query)
+    assert torch.equal(first.batch(7).query, again.batch(7).query)
+    assert not torch.equal(again.batch(7).query, again.batch(8).query)
+    shares = [PairSampler(places, SMALL, CPU, seed=5, peers=Peers(rank, 2)).batch(7) for rank in range(2)]
+    assert torch.equal(torch.cat([share.query for share in shares]), first.batch(7).query)
 
 
 def test_without_errors_both_sides_show_the_same_ground(make_place: Callable[..., Place]) -> None:

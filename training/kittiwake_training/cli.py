@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kittiwake_runtime.command import Command
 from kittiwake_runtime.errors import KittiwakeError
@@ -57,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one value, e.g. trainer.steps=2000; may be repeated",
     )
     task.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs (or, without any, processes on the CPU) that share every batch; the same result, sooner",
+    )
+    task.add_argument(
         "--max-minutes",
         type=float,
         default=math.inf,
@@ -82,20 +90,21 @@ def run(arguments: argparse.Namespace) -> int:
         raise TrainingError("no folder for the checkpoint", "give one with -o")
 
     from kittiwake_training.config import load_config
+    from kittiwake_training.distributed import launch
     from kittiwake_training.localization.train import LocalizationConfig, train
 
     config = load_config(LocalizationConfig, arguments.config, arguments.settings)
-    result = train(
-        config,
-        arguments.data,
-        arguments.output,
-        maps=arguments.maps,
-        workers=arguments.workers,
-        resume=arguments.resume,
-        max_minutes=arguments.max_minutes,
-    )
-    if "metrics" not in result:  # not the first of several processes
-        return 0
+    options = {
+        "maps": arguments.maps,
+        "workers": arguments.workers,
+        "resume": arguments.resume,
+        "max_minutes": arguments.max_minutes,
+    }
+    if arguments.devices > 1:
+        devices = arguments.devices
+        result = launch(_train_share, devices, config, devices, arguments.data, arguments.output, options)
+    else:
+        result = train(config, arguments.data, arguments.output, **options)
     if arguments.json:
         print(json.dumps({key: result[key] for key in ("finished", "steps", "metrics")}, indent=2))
     else:
@@ -106,6 +115,13 @@ def run(arguments: argparse.Namespace) -> int:
         state = "finished" if result["finished"] else f"stopped at step {result['steps']}; go on with --resume"
         print(f"{arguments.output}: {state}")
     return 0 if result["finished"] else 1
+
+
+def _train_share(config: Any, devices: int, data: Path | None, output: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """What each of several processes runs."""
+    from kittiwake_training.localization.train import train
+
+    return train(config, data, output, devices=devices, **options)
 
 
 command = Command("train", "train a model and write a checkpoint", add_arguments, run, epilog=EPILOG)

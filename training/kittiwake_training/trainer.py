@@ -23,6 +23,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kittiwake_training.distributed import share_statistics
 from kittiwake_training.errors import TrainingError
 
 try:
@@ -33,6 +34,8 @@ except ImportError:  # the package `lightning` carries Fabric under its own name
 LOG = "log.jsonl"
 PLOT = "loss.png"
 STATE = "state.safetensors"
+CLOCK_EVERY = 10
+"""Steps between two looks at the clock that several processes take together: each look waits for all of them."""
 
 LossFunction = Callable[[nn.Module, int, float], dict[str, Tensor]]
 
@@ -49,7 +52,6 @@ class TrainerConfig:
         clip: greatest norm of the gradient.
         precision: Fabric's name: ``32-true``, ``bf16-mixed``; ``auto`` takes bf16 on a GPU.
         accelerator: Fabric's name: ``auto``, ``cpu``, ``cuda``.
-        devices: how many; 0 takes all.
         save_every_s: seconds between states written.
         log_every: steps between lines of the log.
     """
@@ -61,7 +63,6 @@ class TrainerConfig:
     clip: float = 1.0
     precision: str = "auto"
     accelerator: str = "auto"
-    devices: int = 0
     save_every_s: float = 60.0
     log_every: int = 20
 
@@ -75,16 +76,13 @@ class Progress:
     log: list[dict[str, float]] = field(default_factory=list)
 
 
-def make_fabric(config: TrainerConfig) -> Fabric:
-    """Devices and precision, launched: with several devices this starts the other processes."""
+def make_fabric(config: TrainerConfig, devices: int = 1) -> Fabric:
+    """Devices and precision; of several devices, this process's (``distributed.launch`` has started it)."""
     precision = config.precision
     if precision == "auto":
         on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
         precision = "bf16-mixed" if on_gpu else "32-true"
     torch.set_float32_matmul_precision("high")
-    devices: Any = config.devices or "auto"
-    if config.accelerator == "cpu" or not torch.cuda.is_available():
-        devices = max(config.devices, 1)
     fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=precision)
     fabric.launch()
     return fabric
@@ -118,6 +116,8 @@ def fit(
     Raises:
         TrainingError: the state is of another run, or the loss is not finite.
     """
+    if fabric.world_size > 1:
+        share_statistics(module)
     optimizer = torch.optim.AdamW(_groups(module, config.weight_decay), lr=config.learning_rate)
     wrapped, optimizer = fabric.setup(module, optimizer)
     wrapped.train()
@@ -144,8 +144,7 @@ def fit(
             progress.log.append(line)
             bar.set_postfix(loss=f"{line['loss']:.3f}")
         now = time.monotonic()
-        # Every process must leave the loop at the same step: the first one's clock decides.
-        if fabric.broadcast(now - started > stop_after_s):
+        if _is_time_up(fabric, progress.step, now - started > stop_after_s):
             break
         if now - saved > config.save_every_s and not last:
             _write(fabric, folder, module, optimizer, progress)
@@ -196,6 +195,13 @@ def _log_line(progress: Progress, scalars: dict[str, Tensor], optimizer: Any) ->
         "learning_rate": optimizer.param_groups[0]["lr"],
         **values,
     }
+
+
+def _is_time_up(fabric: Fabric, step: int, is_late: bool) -> bool:
+    """Every process must leave the loop at the same step: the first one's clock decides, asked now and then."""
+    if fabric.world_size == 1:
+        return is_late
+    return step % CLOCK_EVERY == 0 and bool(fabric.broadcast(is_late))
 
 
 def _quiet(fabric: Fabric) -> bool | None:

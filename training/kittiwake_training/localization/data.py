@@ -12,7 +12,8 @@ For each pair, drawn anew:
   heading;
 - some pairs stand on the spot of another pair but turned, so that the descriptor must tell headings apart.
 
-Everything follows from (seed, step, rank): a resumed run sees the batches that an uninterrupted one would.
+Everything follows from (seed, step, number of the group): a resumed run sees the batches that an uninterrupted one
+would, and several processes see together what one would see alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kittiwake_training.distributed import ALONE, Peers
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.model import CELL_PX, DISC_PX, HALO_PX
 from kittiwake_training.localization.places import WORLD, Place
@@ -49,8 +51,8 @@ class SamplerConfig:
     """How a batch is put together.
 
     Args:
-        pairs: pairs a batch and process.
-        groups: places a batch; each gives ``pairs / groups`` pairs.
+        pairs: pairs a batch, over all processes together.
+        groups: places a batch; each gives ``pairs / groups`` pairs. Processes share them out.
         imagery_step: least and greatest distance of samples in pixels of real imagery. Below 1, 10 m imagery
             stands in for finer.
         world_step: the same for the procedural world.
@@ -110,28 +112,36 @@ class PairSampler:
         places: what to draw from; all of them are kept on the device.
         config: sizes and shares.
         device: where pairs are made.
-        seed: with step and rank, decides everything.
+        seed: with the step, decides everything.
+        peers: processes that share a batch's groups.
     """
 
-    def __init__(self, places: list[Place], config: SamplerConfig, device: torch.device, seed: int) -> None:
+    def __init__(
+        self, places: list[Place], config: SamplerConfig, device: torch.device, seed: int, peers: Peers = ALONE
+    ) -> None:
         if not places:
             raise TrainingError("there is no place to train on", "prepare data, or set world_places above 0")
         if config.pairs % config.groups:
             raise TrainingError(f"pairs = {config.pairs} is not a multiple of groups = {config.groups}")
-        self.config = config
+        self.groups = min(config.groups, len(places))
+        if self.groups % peers.count:
+            raise TrainingError(
+                f"{self.groups} places a batch can't be shared out to {peers.count} processes",
+                "set sampler.groups to a multiple of the devices, or train on more places",
+            )
+        self.config, self.peers = config, peers
         self.seed = seed
         self.device = device
         self.places = [to_device(place, device) for place in places]
         self.shares = _place_shares(places, config.world_share)
 
-    def batch(self, step: int, rank: int = 0) -> Pairs:
-        """The batch of one step on one process."""
-        rng = np.random.default_rng([self.seed, step, rank])
-        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
-        groups = min(self.config.groups, len(self.places))
-        count = self.config.pairs // groups
-        chosen = rng.choice(len(self.places), size=groups, p=self.shares, replace=False)
-        parts = [self._group(self.places[i], count, rng, generator) for i in chosen]
+    def batch(self, step: int) -> Pairs:
+        """This process's share of the batch of one step."""
+        rng = np.random.default_rng([self.seed, step])
+        chosen = rng.choice(len(self.places), size=self.groups, p=self.shares, replace=False)
+        mine = self.groups // self.peers.count
+        numbers = range(self.peers.rank * mine, (self.peers.rank + 1) * mine)
+        parts = [self._group(self.places[chosen[number]], step, number) for number in numbers]
         return Pairs(
             query=torch.cat([part.query for part in parts]),
             window=torch.cat([part.window for part in parts]),
@@ -139,8 +149,11 @@ class PairSampler:
             usable=torch.cat([part.usable for part in parts]),
         )
 
-    def _group(self, place: DevicePlace, count: int, rng: np.random.Generator, generator: torch.Generator) -> Pairs:
+    def _group(self, place: DevicePlace, step_number: int, number: int) -> Pairs:
         config, change = self.config, self.config.augmentation
+        rng = np.random.default_rng([self.seed, step_number, number])
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        count = config.pairs // self.groups
         step = _draw_step(place, config, rng)
         map_date, query_date = rng.choice(len(place.pixels), size=2, replace=False)
         map_image = mix_to_gray(place.image(int(map_date)), _draw_mix(place, change, rng))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kittiwake_training.checkpoint import git_commit, load_checkpoint, save_checkpoint
 from kittiwake_training.config import changed_settings
+from kittiwake_training.distributed import Peers
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.data import PairSampler, SamplerConfig
 from kittiwake_training.localization.evaluate import EvaluationConfig, calibration, evaluate, metrics
@@ -114,6 +115,7 @@ def train(
     workers: int = 1,
     resume: bool = False,
     max_minutes: float = math.inf,
+    devices: int = 1,
 ) -> dict[str, Any]:
     """Train, evaluate on held-out places, and write a checkpoint.
 
@@ -127,6 +129,7 @@ def train(
         workers: processes that render worlds.
         resume: go on from ``output``'s state.
         max_minutes: stop after so long, rendering and all but the evaluation included.
+        devices: that share every batch; with several, this is one of the processes that ``distributed.launch`` started.
 
     Returns:
         What ``checkpoint.json`` holds, with ``finished``: whether all steps were done. Of several processes
@@ -136,20 +139,23 @@ def train(
         TrainingError: no data, or a config, a state or a checkpoint that doesn't fit.
     """
     started = time.monotonic()
-    _record_config(config, output, resume)
-    places = gather_places(config, data, output / "world", maps, workers)
+    fabric = make_fabric(config.trainer, devices)
+    with fabric.rank_zero_first():  # what the first has rendered the others read
+        _record_config(config, output, resume)
+        places = gather_places(config, data, output / "world", maps, workers)
     torch.manual_seed(config.seed)
     model = make_model(config)
-    fabric = make_fabric(config.trainer)
+    peers = Peers(fabric.global_rank, fabric.world_size)
     steps = 0
     if any(parameter.requires_grad for parameter in model.parameters()):
-        sampler = PairSampler([p for p in places if p.split == "train"], config.sampler, fabric.device, config.seed)
+        training = [place for place in places if place.split == "train"]
+        sampler = PairSampler(training, config.sampler, fabric.device, config.seed, peers)
         encoder = PairEncoder(model).to(memory_format=torch.channels_last)
         left_s = max_minutes * 60 - (time.monotonic() - started)
         progress = fit(
             fabric,
             encoder,
-            _losses(config, sampler, fabric.global_rank),
+            _losses(config, sampler, peers),
             config.trainer,
             output,
             resume=resume,
@@ -283,15 +289,15 @@ def _card(config: LocalizationConfig, places: list[Place]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _losses(config: LocalizationConfig, sampler: PairSampler, rank: int) -> LossFunction:
+def _losses(config: LocalizationConfig, sampler: PairSampler, peers: Peers) -> LossFunction:
     def losses(encoder: nn.Module, step: int, progress: float) -> dict[str, Tensor]:
         if progress >= config.freeze_norm_at:
             for module in encoder.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
-        pairs = sampler.batch(step, rank)
+        pairs = sampler.batch(step)
         query, ground = encoder(pairs.query, pairs.window)
-        loss, accuracy = info_nce(query, ground, pairs.excluded, pairs.usable, config.temperature)
+        loss, accuracy = info_nce(query, ground, pairs.excluded, pairs.usable, config.temperature, peers)
         return {"loss": loss, "accuracy": accuracy}
 
     return losses
