@@ -21,6 +21,8 @@ GROUP = "kittiwake.models"
 
 BUILT_IN = {
     "localization.cnn": "kittiwake_training.localization.model:DescriptorCNN",
+    "localization.capsules": "kittiwake_training.localization.capsules:CapsuleDescriptor",
+    "localization.lite0": "kittiwake_training.localization.lite0:Lite0Descriptor",
     "localization.gradients": "kittiwake_training.localization.gradients:GradientDescriptor",
 }
 

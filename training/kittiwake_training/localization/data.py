@@ -173,12 +173,12 @@ class PairSampler:
         query = turn(query, angle + error - heading)
         core = disc(self.device)
         seen_on_map = (window[:, 1, HALO_PX:-HALO_PX, HALO_PX:-HALO_PX] * core).sum(dim=(1, 2))
-        least = MIN_SEEN * core.sum()
+        whole = core.sum(), disc(self.device, change.disc_px).sum()
         return Pairs(
             query=query,
             window=window,
             excluded=_neighbours(centre / step, angle, config.neighbour_cells),
-            usable=(seen_on_map > least) & (query[:, 1].sum(dim=(1, 2)) > least),
+            usable=(seen_on_map > MIN_SEEN * whole[0]) & (query[:, 1].sum(dim=(1, 2)) > MIN_SEEN * whole[1]),
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,11 +52,13 @@ class EvaluationConfig:
         queries: per place and step.
         imagery_steps: distances of samples in pixels of real imagery.
         world_steps: the same for the procedural world.
+        disc_px: diameter of the disc that a query shows.
     """
 
     queries: int = 32
     imagery_steps: tuple[float, ...] = (0.5, 1.0)
     world_steps: tuple[float, ...] = (1.0,)
+    disc_px: float = DISC_PX
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def evaluate(
     for index, place in enumerate(tqdm(places, desc="evaluating", unit="place", disable=None)):
         rng = np.random.default_rng([seed, index])
         for step in config.world_steps if place.source == WORLD else config.imagery_steps:
-            for query in scored_queries(model, to_device(place, device), step, config.queries, rng):
+            flight = replace(FLIGHT, disc_px=config.disc_px)
+            for query in scored_queries(model, to_device(place, device), step, config.queries, rng, flight):
                 outcome = _outcome(place.name, *query)
                 if outcome.wrong[1].any():  # a map of a few cells has no wrong ones
                     outcomes.setdefault(place.source, []).append(outcome)
@@ -109,7 +112,12 @@ def evaluate(
 
 
 def scored_queries(
-    model: nn.Module, place: DevicePlace, step: float, count: int, rng: np.random.Generator
+    model: nn.Module,
+    place: DevicePlace,
+    step: float,
+    count: int,
+    rng: np.random.Generator,
+    flight: AugmentationConfig = FLIGHT,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Query one place: one date is the map, from another ``count`` queries are taken.
 
@@ -126,10 +134,10 @@ def scored_queries(
     centre, heading = _draw_states(valid, count, generator)
     pixel = (centre * CELL_PX + (DISC_PX - 1) / 2) * step
     image = mix_to_gray(place.image(query_date), camera_gray(place))
-    seen = observe(image, pixel, heading, step, FLIGHT, generator)
+    seen = observe(image, pixel, heading, step, flight, generator)
     assumed = torch.arange(HEADINGS, device=device) * (2 * math.pi / HEADINGS)
     for i in range(count):
-        if seen[i, 1].sum() < 0.7 * disc(device).sum():
+        if seen[i, 1].sum() < 0.7 * disc(device, flight.disc_px).sum():
             continue
         views = turn(seen[i : i + 1].expand(HEADINGS, -1, -1, -1), -assumed)
         queries = model(views)[:, :, 0, 0]

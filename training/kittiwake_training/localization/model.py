@@ -95,31 +95,16 @@ class Residual(nn.Module):
         return functional.relu(self.second(functional.relu(self.first(x))) + x[:, :, 2:-2, 2:-2])
 
 
-class DescriptorCNN(nn.Module):
-    """The descriptor network; see the module's text.
+class ContrastDescriptor(nn.Module):
+    """What descriptor networks share: local contrast first, in float32, then what a subclass makes of it.
 
     Args:
-        width: channels of the seven layers after the stride; the first two have a quarter and a half of it.
-        dim: length of the descriptor.
         sigmas_px: neighbourhoods of ``LocalContrast``.
-
-    With the defaults it has 0.99 M parameters and costs 0.49 MFLOP a map pixel.
     """
 
-    def __init__(self, width: int = 128, dim: int = 48, sigmas_px: Sequence[float] = (5.0,)) -> None:
+    def __init__(self, sigmas_px: Sequence[float]) -> None:
         super().__init__()
-        self.width, self.dim = width, dim
         self.contrast = LocalContrast(sigmas_px)
-        self.stem = nn.Sequential(
-            ConvNorm(len(sigmas_px) + 1, width // 4),
-            nn.ReLU(),
-            ConvNorm(width // 4, width // 2, stride=CELL_PX),
-            nn.ReLU(),
-            ConvNorm(width // 2, width),
-            nn.ReLU(),
-        )
-        self.blocks = nn.Sequential(*(Residual(width) for _ in range(3)))
-        self.head = nn.Conv2d(width, dim, 1)
 
     def forward(self, view: Tensor) -> Tensor:
         """Describe views of the ground.
@@ -134,7 +119,37 @@ class DescriptorCNN(nn.Module):
         return self.describe(self.contrast(view))
 
     def describe(self, contrast: Tensor) -> Tensor:
-        """The same from what ``self.contrast`` gave, float32."""
+        """The same from what ``self.contrast`` gave, (N, scales + 1, H, W) float32."""
+        raise AssertionError("a subclass describes")
+
+
+class DescriptorCNN(ContrastDescriptor):
+    """The descriptor network; see the module's text.
+
+    Args:
+        width: channels of the seven layers after the stride; the first two have a quarter and a half of it.
+        dim: length of the descriptor.
+        sigmas_px: neighbourhoods of ``LocalContrast``.
+
+    With the defaults it has 0.99 M parameters and costs 0.49 MFLOP a map pixel.
+    """
+
+    def __init__(self, width: int = 128, dim: int = 48, sigmas_px: Sequence[float] = (5.0,)) -> None:
+        super().__init__(sigmas_px)
+        self.width, self.dim = width, dim
+        self.stem = nn.Sequential(
+            ConvNorm(len(sigmas_px) + 1, width // 4),
+            nn.ReLU(),
+            ConvNorm(width // 4, width // 2, stride=CELL_PX),
+            nn.ReLU(),
+            ConvNorm(width // 2, width),
+            nn.ReLU(),
+        )
+        self.blocks = nn.Sequential(*(Residual(width) for _ in range(3)))
+        self.head = nn.Conv2d(width, dim, 1)
+
+    def describe(self, contrast: Tensor) -> Tensor:
+        """(N, scales + 1, H, W) contrasts and mask -> (N, dim, h, w) of unit length."""
         return unit_length(self.head(self.blocks(self.stem(contrast))))
 
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.places import LUMA, WORLD, Place, load_place
+from kittiwake_training.localization.prairie import prairie_place
 
 TEST_ONLY = frozenset({"ns_forest"})
 
@@ -213,9 +214,16 @@ def _to_bytes(
 
 
 def world_places(
-    folder: Path, count: int, *, size_m: float, gsds_m: tuple[float, ...], workers: int, split: str
+    folder: Path,
+    count: int,
+    *,
+    size_m: float,
+    gsds_m: tuple[float, ...],
+    workers: int,
+    split: str,
+    kind: str = WORLD,
 ) -> list[Place]:
-    """Procedural places: each its own world, at six dates over three seasons.
+    """Procedural places: each its own world, at six dates over three seasons, or open country in six years.
 
     What is in the folder already is read back, so that an interrupted run renders nothing twice.
 
@@ -226,29 +234,37 @@ def world_places(
         gsds_m: metres a pixel, taken in turn.
         workers: processes.
         split: ``train`` or ``validation``, which also chooses disjoint seeds.
+        kind: ``world`` (the runtime's) or ``prairie`` (`prairie_place`).
     """
     first = WORLD_SEED if split == "train" else VALIDATION_SEED
     jobs = [(first + i, gsds_m[i % len(gsds_m)]) for i in range(count)]
-    render = partial(_world_place, folder, size_m=size_m, split=split)
+    render = partial(_kept_place, folder, kind, size_m=size_m, split=split)
     if workers <= 1:
-        return [render(job) for job in tqdm(jobs, desc=f"world, {split}", unit="place", disable=None)]
+        return [render(job) for job in tqdm(jobs, desc=f"{kind}, {split}", unit="place", disable=None)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         done = pool.map(render, jobs)
-        return list(tqdm(done, total=count, desc=f"world, {split}", unit="place", disable=None))
+        return list(tqdm(done, total=count, desc=f"{kind}, {split}", unit="place", disable=None))
 
 
-def _world_place(folder: Path, job: tuple[int, float], *, size_m: float, split: str) -> Place:
+def _kept_place(folder: Path, kind: str, job: tuple[int, float], *, size_m: float, split: str) -> Place:
+    seed, gsd_m = job
+    kept = folder / f"{kind}_{seed}_{gsd_m:g}m.npz"
+    if kept.exists():
+        return load_place(kept)
+    make = prairie_place if kind == "prairie" else _world_place
+    place = make(seed, size_m=size_m, gsd_m=gsd_m, split=split)
+    place.save(folder)
+    return place
+
+
+def _world_place(seed: int, *, size_m: float, gsd_m: float, split: str) -> Place:
     from kittiwake_runtime.localization.world import World
 
-    seed, gsd_m = job
-    name = f"world_{seed}_{gsd_m:g}m"
-    if (folder / f"{name}.npz").exists():
-        return load_place(folder / f"{name}.npz")
     world, bounds = World(seed), (0.0, 0.0, size_m, size_m)
     images = [world.render(bounds, gsd_m, season, date, threads=1) for season, date in WORLD_DATES]
     stack = np.stack([image.transpose(2, 0, 1) for image in images])
-    place = Place(
-        name=name,
+    return Place(
+        name=f"{WORLD}_{seed}_{gsd_m:g}m",
         stack=stack,
         valid=np.ones((len(stack), *stack.shape[2:]), bool),
         gsd_m=gsd_m,
@@ -258,5 +274,3 @@ def _world_place(folder: Path, job: tuple[int, float], *, size_m: float, split: 
         licence="Apache-2.0, made by Kittiwake",
         split=split,
     )
-    place.save(folder)
-    return place

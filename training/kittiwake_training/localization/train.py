@@ -21,12 +21,13 @@ from kittiwake_training.distributed import Peers
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.data import PairSampler, SamplerConfig
 from kittiwake_training.localization.evaluate import EvaluationConfig, calibration, evaluate, metrics
+from kittiwake_training.localization.lite0 import Lite0Descriptor
 from kittiwake_training.localization.losses import info_nce
 from kittiwake_training.localization.model import CELL_PX, DISC_PX, HALO_PX
 from kittiwake_training.localization.places import WORLD, Place, hold_out_strip, load_places
 from kittiwake_training.localization.prepare import place_from_rasters, world_places
 from kittiwake_training.registry import build_model
-from kittiwake_training.trainer import LossFunction, TrainerConfig, fit, make_fabric, replace_file
+from kittiwake_training.trainer import Fabric, LossFunction, TrainerConfig, fit, make_fabric, replace_file
 
 CONFIG = "config.json"
 MAP_HELD_OUT = 0.25
@@ -48,12 +49,14 @@ class WorldConfig:
 
     Args:
         places: how many to train on; 0 for none.
+        prairies: places of open country to train on besides (`prairie.py`).
         validation_places: how many more to measure on.
         size_m: the side of each.
         gsds_m: metres a pixel, taken in turn.
     """
 
     places: int = 48
+    prairies: int = 0
     validation_places: int = 4
     size_m: float = 3000.0
     gsds_m: tuple[float, ...] = (5.0, 2.5)
@@ -65,13 +68,15 @@ class LocalizationConfig:
 
     Args:
         name: the checkpoint's, and the bundle's that is made of it.
-        model: the registry's key; ``localization.gradients`` is hand-made: it is only calibrated.
+        model: the registry's key: ``localization.cnn``, ``localization.lite0`` (the beginning of EfficientNet-Lite0),
+            ``localization.capsules``, or ``localization.gradients``, which is hand-made: it is only calibrated.
         seed: of weights, batches and evaluation.
         temperature: of the loss.
         freeze_norm_at: share of the steps after which batch normalization keeps its running statistics, so
             that the last steps train the network as it will run.
         init: a checkpoint to start from; its model must be the same. Empty: start from fresh weights.
-        cnn: size of the network, when it is one.
+        public_weights: begin ``localization.lite0`` from the ImageNet weights that are public.
+        cnn: size of the network; of those without a choice of widths, the length of the descriptor alone.
         sampler: how pairs are drawn.
         world: the procedural places.
         trainer: optimization.
@@ -84,6 +89,7 @@ class LocalizationConfig:
     temperature: float = 0.07
     freeze_norm_at: float = 0.8
     init: str = ""
+    public_weights: bool = False
     cnn: CnnConfig = field(default_factory=CnnConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
@@ -143,25 +149,8 @@ def train(
     with fabric.rank_zero_first():  # what the first has rendered the others read
         _record_config(config, output, resume)
         places = gather_places(config, data, output / "world", maps, workers)
-    torch.manual_seed(config.seed)
-    model = make_model(config)
-    peers = Peers(fabric.global_rank, fabric.world_size)
-    steps = 0
-    if any(parameter.requires_grad for parameter in model.parameters()):
-        training = [place for place in places if place.split == "train"]
-        sampler = PairSampler(training, config.sampler, fabric.device, config.seed, peers)
-        encoder = PairEncoder(model).to(memory_format=torch.channels_last)
-        left_s = max_minutes * 60 - (time.monotonic() - started)
-        progress = fit(
-            fabric,
-            encoder,
-            _losses(config, sampler, peers),
-            config.trainer,
-            output,
-            resume=resume,
-            stop_after_s=left_s,
-        )
-        steps = progress.step
+    left_s = max_minutes * 60 - (time.monotonic() - started)
+    model, steps = train_model(fabric, config, places, output, resume=resume, stop_after_s=left_s)
     meta = describe_run(config, places)
     if fabric.is_global_zero:
         held_out = [place for place in places if place.split == "validation"]
@@ -174,6 +163,40 @@ def train(
     return {**meta, "finished": steps == config.trainer.steps or steps == 0}
 
 
+def train_model(
+    fabric: Fabric,
+    config: LocalizationConfig,
+    places: Sequence[Place],
+    output: Path,
+    *,
+    resume: bool = False,
+    stop_after_s: float = math.inf,
+) -> tuple[nn.Module, int]:
+    """The optimization alone: the model trained on those of the places that are to be trained on.
+
+    Args:
+        fabric: from ``make_fabric``.
+        config, places: what decides the result.
+        output: gets the state, the log and the loss curve.
+        resume: go on from ``output``'s state.
+        stop_after_s: seconds after which to stop.
+
+    Returns:
+        The model, on the fabric's device, and the steps done; 0 for a model that has nothing to train.
+    """
+    torch.manual_seed(config.seed)
+    model = make_model(config)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return model, 0
+    peers = Peers(fabric.global_rank, fabric.world_size)
+    training = [place for place in places if place.split == "train"]
+    sampler = PairSampler(training, config.sampler, fabric.device, config.seed, peers)
+    encoder = PairEncoder(model).to(memory_format=torch.channels_last)
+    losses = pair_losses(config, sampler, peers)
+    progress = fit(fabric, encoder, losses, config.trainer, output, resume=resume, stop_after_s=stop_after_s)
+    return model, progress.step
+
+
 def gather_places(
     config: LocalizationConfig, data: Path | None, world_folder: Path, maps: Sequence[Path], workers: int
 ) -> list[Place]:
@@ -183,14 +206,14 @@ def gather_places(
         own = place_from_rasters(maps, "own_area")
         gap_px = math.ceil(2 * DISC_PX * config.sampler.imagery_step[1])
         places += hold_out_strip(own, MAP_HELD_OUT, gap_px)
-    for split, count in (("train", config.world.places), ("validation", config.world.validation_places)):
+    world = config.world
+    for kind, split, count in (
+        (WORLD, "train", world.places),
+        ("prairie", "train", world.prairies),
+        (WORLD, "validation", world.validation_places),
+    ):
         places += world_places(
-            world_folder,
-            count,
-            size_m=config.world.size_m,
-            gsds_m=config.world.gsds_m,
-            workers=workers,
-            split=split,
+            world_folder, count, size_m=world.size_m, gsds_m=world.gsds_m, workers=workers, split=split, kind=kind
         )
     return places
 
@@ -199,7 +222,12 @@ def make_model(config: LocalizationConfig) -> nn.Module:
     """The model of a config, with fresh weights or those of ``config.init``."""
     key, settings = config.model, model_settings(config)
     if not config.init:
-        return build_model(key, settings)
+        model = build_model(key, settings)
+        if config.public_weights:
+            if not isinstance(model, Lite0Descriptor):
+                raise TrainingError(f"there are no public weights for {key}", "set model=localization.lite0")
+            model.take_public_weights()
+        return model
     start = load_checkpoint(Path(config.init))
     if start.meta["model"] != {"key": key, "config": settings}:
         raise TrainingError(f"{config.init} is a {start.meta['model']}, the config asks for {key} {settings}")
@@ -208,14 +236,17 @@ def make_model(config: LocalizationConfig) -> nn.Module:
 
 def model_settings(config: LocalizationConfig) -> dict[str, Any]:
     """What the registry's factory takes."""
-    if config.model != "localization.cnn":
+    if config.model == "localization.gradients":
         return {}
-    return {**asdict(config.cnn), "sigmas_px": list(config.cnn.sigmas_px)}  # as JSON gives them back
+    size = {**asdict(config.cnn), "sigmas_px": list(config.cnn.sigmas_px)}  # as JSON gives them back
+    if config.model == "localization.lite0":
+        del size["width"]
+    return size
 
 
 def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, Any]:
     """The fields of ``checkpoint.json`` that are known before evaluation."""
-    dim = config.cnn.dim if config.model == "localization.cnn" else 48
+    dim = 48 if config.model == "localization.gradients" else config.cnn.dim
     return {
         "name": config.name,
         "task": "localization.descriptor",
@@ -289,7 +320,7 @@ def _card(config: LocalizationConfig, places: list[Place]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _losses(config: LocalizationConfig, sampler: PairSampler, peers: Peers) -> LossFunction:
+def pair_losses(config: LocalizationConfig, sampler: PairSampler, peers: Peers) -> LossFunction:
     def losses(encoder: nn.Module, step: int, progress: float) -> dict[str, Tensor]:
         if progress >= config.freeze_norm_at:
             for module in encoder.modules():

@@ -27,6 +27,7 @@ class AugmentationConfig:
         mix_share: share of groups, on each side, whose bands are mixed to gray at random.
         inverse_share: share of those mixtures in which one band counts negative.
         cut_share: share of queries of which the image's border cuts off a piece.
+        disc_px: diameter of the disc that a query shows; at most the receptive field.
         turned_share: share of pairs that stand on another pair's spot, turned by more than 30 degrees.
     """
 
@@ -39,13 +40,14 @@ class AugmentationConfig:
     mix_share: float = 0.5
     inverse_share: float = 0.15
     cut_share: float = 0.15
+    disc_px: float = DISC_PX
     turned_share: float = 0.2
 
 
-def disc(device: torch.device) -> Tensor:
-    """(33, 33) float32, one inside the footprint's disc of 16.5 px."""
+def disc(device: torch.device, diameter_px: float = DISC_PX) -> Tensor:
+    """(33, 33) float32, one inside the footprint's disc of 16.5 px radius, or a smaller one."""
     axis = torch.arange(DISC_PX, device=device) - (DISC_PX - 1) / 2
-    return ((axis[:, None] ** 2 + axis[None, :] ** 2) <= (DISC_PX / 2) ** 2).float()
+    return ((axis[:, None] ** 2 + axis[None, :] ** 2) <= (diameter_px / 2) ** 2).float()
 
 
 def margin_px(step: float) -> float:
@@ -149,7 +151,7 @@ def observe(
         scale=1 + change.scale * uniform(count),
         tilt=uniform(count, 2) * change.tilt / (DISC_PX / 2),
     )
-    mask = (seen[:, -1:] > 0.999) & (disc(image.device) > 0) & _uncut(count, change.cut_share, uniform)
+    mask = (seen[:, -1:] > 0.999) & (disc(image.device, change.disc_px) > 0) & _uncut(count, change.cut_share, uniform)
     gray = relight(seen[:, :1], change, uniform)
     noise = torch.randn(gray.shape, device=gray.device, generator=generator)
     gray = (gray + change.noise * uniform(count, 1, 1, 1).abs() * noise).clamp(0.0, 1.0)
