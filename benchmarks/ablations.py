@@ -55,6 +55,9 @@ VARIANTS: dict[str, Variant] = {
     "base": Variant("nothing: width 128, 64 dimensions, all data"),
     "seed": Variant("another seed: how much is noise", ("seed=1",)),
     "data.season": Variant("season_train alone", sources=frozenset({"season_train"})),
+    "data.season_width192": Variant(
+        "season_train alone, width 192", ("cnn.width=192",), sources=frozenset({"season_train"})
+    ),
     "data.imagery": Variant("season_train and Germany", sources=frozenset({"season_train", "s2_pair_germany"})),
     "data.world": Variant("procedural worlds alone", sources=frozenset({"world"})),
     "data.prairies": Variant("with 48 places of made-up open country", ("world.prairies=48", "sampler.world_share=0.3")),

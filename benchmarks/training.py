@@ -145,7 +145,7 @@ def waiting(settings: list[str], options: argparse.Namespace) -> list[Figure]:
             return draw(step)
 
     sampler.batch = drawn  # type: ignore[method-assign]
-    losses, recorder = training.pair_losses(config, sampler, ALONE), profile(activities=list(ProfilerActivity))
+    losses, recorder = training.pair_losses(config, sampler, ALONE), profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
 
     def watched(module: Any, step: int, progress: float) -> Any:
         if step in (WARM_UP, WARM_UP + PROFILED):

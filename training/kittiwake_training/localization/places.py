@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -73,7 +74,7 @@ class Place:
             "licence": self.licence,
             "split": self.split,
         }
-        path, partial = folder / f"{self.name}.npz", folder / f"{self.name}.partial"
+        path, partial = folder / f"{self.name}.npz", folder / f"{self.name}.{os.getpid()}.partial"
         with partial.open("wb") as file:
             np.savez_compressed(file, stack=self.stack, valid=np.packbits(self.valid), meta=np.array(json.dumps(meta)))
         partial.replace(path)
