@@ -6,7 +6,9 @@ import argparse
 import json
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -125,20 +127,20 @@ def overcurrent_events(root: Path = Path("/")) -> dict[str, int]:
 
 
 def measured_windows(path: Path) -> list[dict[str, Any]]:
-    """The windows in which a benchmark measured, from the JSON that it wrote.
+    """The windows in which a benchmark measured, from the JSON that it wrote; none when it says nothing of windows.
 
     Raises:
-        TegrastatsError: the file can't be read, or has no windows.
+        TegrastatsError: the file can't be read, is no JSON object, or a window is malformed or empty.
     """
     try:
-        windows = json.loads(path.read_text(encoding="utf-8"))["windows"]
+        windows = json.loads(path.read_text(encoding="utf-8")).get("windows", [])
         for window in windows:
             if not float(window["began_s"]) < float(window["ended_s"]) or int(window["inferences"]) < 1:
                 raise ValueError(f"window {window['name']!r} is empty")
     except OSError as error:
         raise TegrastatsError(f"{path}: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        text = f"{path}: no measured windows in it ({type(error).__name__}: {error})"
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        text = f"{path}: its measured windows can't be read ({type(error).__name__}: {error})"
         raise TegrastatsError(text, "see `kittiwake power --help` for what --bench reads") from error
     return list(windows)
 
@@ -193,6 +195,8 @@ def _run_command(arguments: argparse.Namespace) -> int:
     part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     part.replace(output)
     print(_describe(whole))
+    if arguments.bench and not windows:
+        print(f"{arguments.bench} has no measured windows: joules an inference can't be told", file=sys.stderr)
     for window in result["windows"]:
         print(
             f"{window['name']}: {window['joules_an_inference']:.4g} J an inference, {window['inferences']} inferences"
@@ -201,17 +205,20 @@ def _run_command(arguments: argparse.Namespace) -> int:
 
 
 def _status_of(command: Sequence[str]) -> int:
-    """Run a command to its end; an interrupt ends it too."""
+    """Run a command to its end; what interrupts or terminates this process ends it too."""
     try:
         process = subprocess.Popen(command)
     except OSError as error:
         raise TegrastatsError(f"{command[0]}: {error.strerror}") from error
+    usual = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with process:
         try:
             status = process.wait()
         except BaseException:
             process.terminate()
             raise
+        finally:
+            signal.signal(signal.SIGTERM, usual)
     return status if status >= 0 else 128 - status  # as a shell says it
 
 

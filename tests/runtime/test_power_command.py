@@ -109,7 +109,17 @@ def test_tegrastats_is_stopped_and_as_root_without_a_password(stub: Callable[[st
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
-def test_an_interrupt_ends_both(stub: Callable[[str, str], Path], tmp_path: Path) -> None:
+def test_a_benchmark_that_says_nothing_of_windows_gives_no_joules_an_inference(
+    stub: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub("tegrastats", PRINTS.format(line=LINE))
+    status, result = run("--bench", "bench.json", "--", "sh", "-c", "echo '{}' > bench.json; sleep 0.3")
+    assert (status, result["windows"]) == (0, [])
+    assert "joules an inference can't be told" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_both(number: int, status: int, stub: Callable[[str, str], Path], tmp_path: Path) -> None:
     stub("tegrastats", f"echo $$ > '{tmp_path}/pid'; " + PRINTS.format(line=LINE))
     words = [
         sys.executable,
@@ -126,9 +136,10 @@ def test_an_interrupt_ends_both(stub: Callable[[str, str], Path], tmp_path: Path
         deadline = time.monotonic() + 20
         while not (tmp_path / "child").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=20)[1].endswith("interrupted\n")
-        assert process.returncode == 130
+        process.send_signal(number)
+        said = process.communicate(timeout=20)[1]
+        assert process.returncode == status
+        assert "Traceback" not in said
     for name in ("pid", "child"):
         assert not Path(f"/proc/{(tmp_path / name).read_text().strip()}").exists()
     assert not (tmp_path / "power.json").exists()
@@ -167,7 +178,7 @@ def test_without_tegrastats_it_says_where_it_comes_from(
 @pytest.mark.parametrize(
     "text",
     [
-        "{}",
+        "",
         "[]",
         '{"windows": 3}',
         '{"windows": [{"name": "a"}]}',
@@ -175,9 +186,9 @@ def test_without_tegrastats_it_says_where_it_comes_from(
         '{"windows": [{"name": "a", "began_s": 1, "ended_s": 2, "inferences": 0}]}',
     ],
 )
-def test_a_benchmark_without_windows_is_refused(text: str, tmp_path: Path) -> None:
+def test_malformed_windows_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "bench.json").write_text(text)
-    with pytest.raises(power_command.TegrastatsError, match=r"bench\.json: no measured windows"):
+    with pytest.raises(power_command.TegrastatsError, match=r"bench\.json: its measured windows can't be read"):
         power_command.measured_windows(tmp_path / "bench.json")
 
 

@@ -1,6 +1,7 @@
 """The parser against lines that real boards printed, energy against closed forms, both against garbage.
 
-Where each line is from stands with it. They are quoted from public repositories, whole and unaltered (found 2026-11-27).
+Where each line is from stands with it. They are quoted from public repositories, whole and unaltered, as
+they stood on 2026-11-27.
 """
 
 from __future__ import annotations
