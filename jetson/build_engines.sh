@@ -46,8 +46,8 @@ gpu_load() {
     local file load=""
     file=$(mktemp -d)
     if "$KITTIWAKE" power run -o "$file/power.json" -- sleep 2 >/dev/null 2>&1; then
-        load=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["whole"]["gpu_percent"] or "")' \
-            "$file/power.json")
+        load=$(python3 -c 'import json, sys; load = json.load(open(sys.argv[1]))["whole"]["gpu_percent"]
+print("" if load is None else load)' "$file/power.json")
     fi
     rm -rf "$file"
     if [[ -z "$load" ]]; then
