@@ -35,7 +35,8 @@ done
 # What JetPack brings: Python, TensorRT, ROS, and the space that wheels and engines take.
 check() {
     L4T=$(l4t_release)
-    [[ -n "$L4T" ]] || fail "this is no Jetson: there is no /etc/nv_tegra_release" "elsewhere: pip install ./runtime ./models"
+    [[ -n "$L4T" ]] ||
+        fail "this is no Jetson: there is no /etc/nv_tegra_release" "elsewhere: pip install ./runtime ./models"
     JETPACK=$(jetpack_of "$L4T")
     [[ -n "$JETPACK" ]] || fail "L4T $L4T is not supported; expected 36.4 or newer" "flash JetPack 6.2 or 7.2"
     [[ "$(uname -m)" == aarch64 ]] || fail "$(uname -m) is no architecture of a Jetson; expected aarch64"
@@ -106,7 +107,7 @@ packages() {
     fi
     run "${pip[@]}" install --upgrade --upgrade-strategy only-if-needed -c "$HERE/constraints.txt" \
         "$REPOSITORY/runtime[jetpack$JETPACK]" "$REPOSITORY/models"
-    # onnxruntime and onnxruntime-gpu are one module: the second must come last, and alone. JetPack 6 has no wheel of it.
+    # onnxruntime and onnxruntime-gpu are one module: the second must come last, and alone. For JetPack 6 there is none.
     if [[ "$JETPACK" == 7 ]]; then
         run "${pip[@]}" uninstall --yes onnxruntime onnxruntime-gpu
         run "${pip[@]}" install --no-deps 'onnxruntime-gpu>=1.31'
@@ -133,9 +134,10 @@ service() {
     sed "s|/opt/kittiwake|$PREFIX|g" "$HERE/$unit" >"$made"
     id kittiwake >/dev/null 2>&1 || as_root "for a user of the service's own, who may use the GPU and nothing else" \
         useradd --system --no-create-home --shell /usr/sbin/nologin --groups video,render kittiwake || true
-    [[ -e "$SYSROOT/etc/kittiwake/localization.env" ]] ||
-        as_root "for the service's settings" install -D -m 644 "$HERE/localization.env" /etc/kittiwake/localization.env ||
-        true
+    as_root "for its map and its engines" \
+        install -d -o kittiwake -g kittiwake /var/lib/kittiwake /var/cache/kittiwake || true
+    [[ -e "$SYSROOT/etc/kittiwake/localization.env" ]] || as_root "for the service's settings" \
+        install -D -m 644 "$HERE/localization.env" /etc/kittiwake/localization.env || true
     as_root "for the service" install -D -m 644 "$made" "/etc/systemd/system/$unit" || true
     as_root "for systemd to see it" systemctl daemon-reload || true
     "$DRY_RUN" && rm -f "$made"

@@ -52,8 +52,8 @@ as_root() {
 }
 
 l4t_release() {  # as 36.4.3; empty on what is no Jetson
-    sed -n '1s/^# R\([0-9]*\) (release), REVISION: \([0-9.]*\),.*/\1.\2/p' "$SYSROOT/etc/nv_tegra_release" 2>/dev/null ||
-        true
+    local file="$SYSROOT/etc/nv_tegra_release"
+    [[ ! -r "$file" ]] || sed -n '1s/^# R\([0-9]*\) (release), REVISION: \([0-9.]*\),.*/\1.\2/p' "$file"
 }
 
 jetpack_of() {  # jetpack_of L4T: 6 or 7; empty for what Kittiwake does not support

@@ -95,6 +95,24 @@ def test_nonsense_is_refused(board: Any) -> None:
     assert "--dry-run" in board.run("install.sh", "--help").stdout
 
 
+@pytest.mark.parametrize(("jetpack", "distribution"), [(6, "humble"), (7, "jazzy")])
+def test_where_ros_is_there_the_node_is_built(jetpack: int, distribution: str, board: Any, tmp_path: Path) -> None:
+    board.jetpack(jetpack)
+    board.write(f"opt/ros/{distribution}/setup.bash", "")
+    clone = tmp_path / "root" / "clone"
+    shutil.copytree(ROOT / "jetson", clone / "jetson")
+    for name in ("runtime", "models", "ros_nodes"):
+        (clone / name).mkdir()
+    done = board.run(str(clone / "jetson/install.sh"), "--dry-run", "--prefix", str(tmp_path / "opt"))
+    assert done.returncode == 0, done.stderr
+    assert f"opt/ros/{distribution}/setup.bash" in done.stdout
+    (build,) = [line for line in done.stdout.splitlines() if "colcon\\ build" in line]
+    assert "--base-paths\\ ros_nodes" in build
+    assert f"{tmp_path}/opt/bin/run_localization" in done.stdout
+    other = board.run("install.sh", "--dry-run", "--prefix", str(tmp_path / "opt"))
+    assert ("colcon" in other.stdout) is (ROOT / "ros_nodes").is_dir()
+
+
 @pytest.mark.slow
 def test_it_installs_and_a_second_time_does_nothing(board: Any, tmp_path: Path) -> None:
     """For real, with this machine's Python, from the package index; only the board is made up."""
