@@ -4,8 +4,8 @@
 #   jetson/benchmark.sh [options] [BUNDLE…]
 #
 #   BUNDLE…          the bundles, by name or folder (default: all that are installed)
-#   --backend B      cpu, cuda or tensorrt; may be repeated (default: tensorrt and cpu)
-#   --precision P    as of `kittiwake bench` (default: its own)
+#   --backend B      of `kittiwake bench`: cpu, cuda or tensorrt, with a precision as tensorrt:fp16; may be repeated
+#                    (default: tensorrt and cpu)
 #   --allow-root     use sudo: for the GPU's clocks, --modes and --pin; without it the board is left as it is
 #   --modes IDS      power modes, as "0 2" or all (default: the present one)
 #   --pin            pin the clocks to the highest of each mode (jetson_clocks)
@@ -27,7 +27,6 @@ PREFIX=/opt/kittiwake
 OUTPUT=out/jetson
 BACKENDS=()
 BUNDLES=()
-PRECISION=()
 MODES=""
 PIN=false
 SETTLE_S=20
@@ -37,7 +36,6 @@ while [[ $# -gt 0 ]]; do
         --allow-root) ALLOW_ROOT=true ;;
         --pin) PIN=true ;;
         --backend) BACKENDS+=("${2:?--backend needs a value}"); shift ;;
-        --precision) PRECISION=(--precision "${2:?--precision needs a value}"); shift ;;
         --modes) MODES=${2:?--modes needs a list or all}; shift ;;
         --settle-s) SETTLE_S=${2:?--settle-s needs seconds}; shift ;;
         --output) OUTPUT=${2:?--output needs a folder}; shift ;;
@@ -101,11 +99,11 @@ set_mode() {  # set_mode ID: fails when the board does not take it without a reb
 measure() {  # measure BUNDLE BACKEND: in the present mode
     local mode name
     mode=$(mode_name)
-    name="$(basename "$1")-$2-${mode:-unknown}"
+    name="$(basename "$1")-${2//:/-}-${mode:-unknown}"
     local power=("$KITTIWAKE" power run -o "$OUTPUT/$name.power.json" --bench "$OUTPUT/$name.bench.json")
     ! "$ALLOW_ROOT" || power+=(--sudo)
     ! "$PIN" || power+=(--pinned)
-    power+=(-- "$KITTIWAKE" bench "$1" --backend "$2" "${PRECISION[@]}" --json "$OUTPUT/$name.bench.json")
+    power+=(-- "$KITTIWAKE" bench "$1" --backend "$2" -o "$OUTPUT/$name.bench.json")
     say "+ $(quoted "${power[@]}")"
     ! "$DRY_RUN" || return 0
     wait_for sleep "$SETTLE_S"

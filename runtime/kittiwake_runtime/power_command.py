@@ -27,8 +27,8 @@ STOP_S = 5.0
 
 _EXAMPLES = """\
 examples:
-  kittiwake power run -o power.json -- kittiwake bench NAME --backend tensorrt --json bench.json
-  kittiwake power run -o power.json --bench bench.json --sudo --pinned -- kittiwake bench NAME --json bench.json
+  kittiwake power run -- kittiwake demo --quick
+  kittiwake power run -o power.json --bench bench.json --sudo --pinned -- kittiwake bench NAME -o bench.json
   kittiwake power read power.log            a log that was written by `run`, or by tegrastats itself
   kittiwake power table */*.power.json      several runs as a Markdown table
 

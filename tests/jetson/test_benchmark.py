@@ -23,7 +23,7 @@ began = time.time()
 pathlib.Path({folder!r}, "root", "benching").touch()
 time.sleep({seconds})
 window = dict(name="fp16", began_s=began, ended_s=time.time(), inferences=50)
-pathlib.Path(sys.argv[sys.argv.index("--json") + 1]).write_text(json.dumps(dict(windows=[window])))
+pathlib.Path(sys.argv[sys.argv.index("-o") + 1]).write_text(json.dumps(dict(windows=[window])))
 sys.exit({status})
 """
 
@@ -63,7 +63,18 @@ def test_the_present_mode_without_root(ready: Any, tmp_path: Path) -> None:
 
 def test_all_modes_with_pinned_clocks_and_everything_is_put_back(ready: Any, tmp_path: Path) -> None:
     done = ready.run(
-        "benchmark.sh", "--allow-root", "--modes", "all", "--pin", "--settle-s", "0", "--precision", "fp16", "a"
+        "benchmark.sh",
+        "--allow-root",
+        "--modes",
+        "all",
+        "--pin",
+        "--settle-s",
+        "0",
+        "--backend",
+        "tensorrt:fp16",
+        "--backend",
+        "cpu",
+        "a",
     )
     assert done.returncode == 0, done.stderr
     changes = [call for call in ready.calls("nvpmodel", "jetson_clocks") if "-q" not in call and "-p" not in call]
@@ -80,12 +91,12 @@ def test_all_modes_with_pinned_clocks_and_everything_is_put_back(ready: Any, tmp
     assert "power mode 2 is passed over" in done.stdout
     assert not (tmp_path / "root/mode.rebooted").exists()
     assert mode(ready) == "1"
-    runs = {f"a-{backend}-{name}.power.json" for backend in ("tensorrt", "cpu") for name in ("15W", "25W")}
+    runs = {f"a-{backend}-{name}.power.json" for backend in ("tensorrt-fp16", "cpu") for name in ("15W", "25W")}
     written = {path.name for path in (tmp_path / "out/jetson").glob("*.power.json")}
     assert written == runs
     assert all(json.loads((tmp_path / "out/jetson" / name).read_text())["pinned"] for name in runs)
     benches = [call for call in ready.calls("kittiwake") if call.startswith("kittiwake bench")]
-    assert benches[0].startswith("kittiwake bench a --backend tensorrt --precision fp16 --json ")
+    assert benches[0].startswith("kittiwake bench a --backend tensorrt:fp16 -o ")
     assert any(call.startswith("sudo -n tegrastats") for call in ready.calls("sudo"))
 
 
