@@ -17,7 +17,7 @@ DOCKERFILES = sorted(JETSON.glob("Dockerfile.*"))
 
 
 def linter(name: str) -> str:
-    """A program of the development's environment; wheels of it don't exist for every machine."""
+    """A program of the development's environment; not every machine has a wheel of it."""
     path = Path(sys.executable).parent / name
     if not path.exists():
         pytest.skip(f"{name} is not installed: python -m pip install -r requirements-dev.txt")
