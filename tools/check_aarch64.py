@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -33,11 +34,14 @@ OLDEST_GLIBC_MINOR = 17
 
 @dataclass(frozen=True)
 class Target:
-    """A machine to ask for: its name, Python version and glibc's minor version (2.x)."""
+    """A machine to ask for: its name, Python version, glibc's minor version (2.x), the runtime's extra for it, and
+    the distribution that its ONNX Runtime comes from."""
 
     name: str
     python: str
     glibc_minor: int
+    extra: str = ""
+    onnxruntime: str = "onnxruntime"
 
     @property
     def markers(self) -> dict[str, str]:
@@ -65,7 +69,10 @@ class Target:
         return [word for tag in tags for word in ("--platform", tag)]
 
 
-TARGETS = (Target("JetPack 6", "3.10", 35), Target("JetPack 7", "3.12", 39))
+TARGETS = (
+    Target("JetPack 6", "3.10", 35, "jetpack6"),
+    Target("JetPack 7", "3.12", 39, "jetpack7", "onnxruntime-gpu"),
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,24 @@ def resolve(requirements: list[str], target: Target, ask: Callable[[str, Target]
         found[name] = ask(f"{name}{requirement.specifier}", target)
         waiting += [Requirement(text) for text in found[name].requires]
     return [found[name] for name in sorted(found)]
+
+
+def installed(project: dict[str, Any], constraints: list[str], target: Target) -> list[str]:
+    """What jetson/install.sh has pip install on ``target``: the runtime's requirements with its extra, as far as the
+    constraints allow, and the ONNX Runtime that replaces the one for the CPU.
+
+    Args:
+        project: of the runtime's pyproject.toml.
+        constraints: lines of jetson/constraints.txt.
+        target: the machine.
+    """
+    narrowed = {Requirement(line).name: line for line in constraints if line and not line.startswith("#")}
+    wanted = [*project["dependencies"], *project["optional-dependencies"].get(target.extra, [])]
+    lines = {Requirement(line).name: line for line in wanted}
+    lines |= {name: line for name, line in narrowed.items() if name in lines}
+    if target.onnxruntime not in lines:
+        lines[target.onnxruntime] = lines.pop("onnxruntime").replace("onnxruntime", target.onnxruntime, 1)
+    return list(lines.values())
 
 
 def ask_pip(requirement: str, target: Target) -> Wheel:
@@ -140,10 +165,13 @@ def main() -> int:
         "newest": project["dependencies"],
         "lowest": [pin for pin in pins if pin.partition("==")[0] in names],
     }
+    constraints = (ROOT / "jetson" / "constraints.txt").read_text(encoding="utf-8").splitlines()
     sections, missing = [], False
     for target in TARGETS:
-        for which, requirements in wanted.items():
-            title = f"{target.name}, Python {target.python}, {which} versions"
+        sets = {f"{which} versions": requirements for which, requirements in wanted.items()}
+        sets["as jetson/install.sh installs"] = installed(project, constraints, target)
+        for which, requirements in sets.items():
+            title = f"{target.name}, Python {target.python}, {which}"
             print(title, file=sys.stderr)
             wheels = resolve(requirements, target, ask_pip)
             missing |= any(not wheel.file for wheel in wheels)

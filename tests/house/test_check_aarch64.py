@@ -37,6 +37,16 @@ def test_markers_are_those_of_the_target(tool: ModuleType) -> None:
     assert names == {"3.10": ["a>=1", "b", "c>=2"], "3.12": ["a>=1", "c>=2"]}
 
 
+def test_what_a_jetson_installs_is_what_the_runtime_asks_for_narrowed(tool: ModuleType) -> None:
+    project = {
+        "dependencies": ["numpy>=1.26", "onnxruntime>=1.23.2", "tqdm>=4"],
+        "optional-dependencies": {"jetpack6": ["cuda-bindings<13"], "jetpack7": ["cuda-bindings>=13"]},
+    }
+    jetpack6, jetpack7 = (tool.installed(project, ["# why", "numpy<2", "unknown<1"], target) for target in tool.TARGETS)
+    assert jetpack6 == ["numpy<2", "onnxruntime>=1.23.2", "tqdm>=4", "cuda-bindings<13"]
+    assert jetpack7 == ["numpy<2", "tqdm>=4", "cuda-bindings>=13", "onnxruntime-gpu>=1.23.2"]
+
+
 def test_platforms_reach_from_the_targets_glibc_down_to_manylinux2014(tool: ModuleType) -> None:
     jetpack6 = tool.TARGETS[0].platforms
     assert "manylinux_2_35_aarch64" in jetpack6
