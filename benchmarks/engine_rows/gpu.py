@@ -115,7 +115,7 @@ def _overlap(engine: Engine, frames: list[np.ndarray], on_gpu: Tensor, logits: T
     computing, streaming = (median(values) for values in zip(*rounds, strict=True))
     note = (
         f"{FRAMES} frames a round, batch 1, fp16: {streaming:.0f} of {computing:.0f} a second; the host cuts "
-        f"{CROP_PX} px out of the middle of a 1080p frame, scaling and normalization are in the graph; {_reasons(engine)}"
+        f"{CROP_PX} px out of the middle of a 1080p frame, the graph scales and normalizes; {_reasons(engine)}"
     )
     interval = median_interval(shares)
     return Figure("gpu.overlap", median(shares), "%", ROUNDS, interval, ">= 90", data=_gpu(), note=note)
