@@ -157,6 +157,7 @@ def _add_variants(
         _add_half(manifest, files, cases, samples)
     if "int8" in precisions and task and data:
         _add_int8(manifest, files, calibration, task, data)
+    manifest["variants"] = {name: manifest["variants"][name] for name in PRECISIONS if name in manifest["variants"]}
 
 
 def _add_half(
