@@ -9,6 +9,7 @@ from pathlib import Path
 
 import engines
 import numpy as np
+import pytest
 import torch
 from engine_rows import gpu
 from results import Figure, write_results
@@ -75,6 +76,7 @@ def test_the_gpus_row_needs_nothing_but_what_its_machine_has() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_frames_network_computes_what_the_module_does(tmp_path: Path) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (1, 945, 945, 3), dtype=np.uint8)
     with torch.inference_mode():

@@ -138,6 +138,7 @@ def test_tensorrt_rtx_builds_it_ahead_of_time(bundle: Bundle, precision: str, sm
     assert {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8"}[precision] in kinds
 
 
+@pytest.mark.slow
 def test_variants_are_added_to_a_finished_bundle(
     checkpoint: Callable[..., Path], bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +171,7 @@ def test_what_is_missing_is_said(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_int8_that_loses_too_much_is_refused_and_nothing_is_written(
     checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
