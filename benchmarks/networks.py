@@ -1,8 +1,7 @@
-"""Networks that export and engines are tried on, besides those that are shipped.
+"""A network that is deliberately awkward, which export and engines are tried on besides those that are shipped.
 
-EfficientNet-Lite0 is a well-known network with public weights (Apache-2.0); the awkward one has, at a small size,
-what makes export, float16 and int8 hard: attention over a grid of any height and width, LayerNorm, a branch whose
-values don't fit into float16, Gaussian error units.
+It has, at a small size, what makes export, float16 and int8 hard: attention over a grid of any height and width,
+LayerNorm, a stream whose values don't fit into float16, Gaussian error units.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+
 class Awkward(nn.Module):
     """Patches of 4 px, two layers of attention over them, a vector for each patch.
 
     Args:
         width: channels.
-        magnitude: of the activations in the first layer's residual stream; above 65504 / 4 they leave float16.
+        magnitude: of what the last norm sees; from 1e5 on it leaves float16, whose largest value is 65504.
     """
 
     def __init__(self, width: int = 32, magnitude: float = 1e5) -> None:
@@ -28,16 +28,18 @@ class Awkward(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 1, H, W) float32 in [0, 1] -> (N, 8, H // 4, W // 4)."""
-        grid = self.patches(image) * self.magnitude
+        grid = self.patches(image)
         x = grid.flatten(2).transpose(1, 2)
         for layer in self.layers:
             x = layer(x)
-        y = torch.tanh(self.head(functional.layer_norm(x, x.shape[-1:])))
+        y = torch.tanh(self.head(functional.layer_norm(x * self.magnitude, x.shape[-1:])))
         return y.transpose(1, 2).unflatten(2, (grid.shape[2], grid.shape[3]))
 
 
 class Attention(nn.Module):
-    """A transformer's layer with its norms first."""
+    """A transformer's layer with its norms first, four heads."""
+
+    heads = 4
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -48,6 +50,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, C) -> the same shape."""
-        query, key, value = self.mix(self.first(x)).unflatten(-1, (3, -1)).unbind(-2)
-        x = x + self.out(functional.scaled_dot_product_attention(query, key, value))
+        query, key, value = self.mix(self.first(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.narrow(functional.gelu(self.wide(self.second(x))))

@@ -31,6 +31,8 @@ _SEVEN_BITS, _EIGHT_BITS = 64, 127
 _FLOAT_SHARE = 0.1
 _WORTH = 2.0
 _BIAS_LIMIT = 2.0**30
+_FLAT = 1e-30
+"""A range below this counts as zero: its step would be no normal float32."""
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -132,10 +134,12 @@ def quantize(
 
 
 def open_session(network: onnx.ModelProto) -> ort.InferenceSession:
-    """The network in ONNX Runtime on the CPU, and quiet."""
+    """The network in ONNX Runtime on the CPU, and quiet; identities stay, which hold roundings apart (half.py)."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    return ort.InferenceSession(network.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        network.SerializeToString(), options, ["CPUExecutionProvider"], disabled_optimizers=["EliminateIdentity"]
+    )
 
 
 def weight_of(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> np.ndarray | None:
@@ -154,6 +158,12 @@ def _channel_axis(node: onnx.NodeProto, weight: np.ndarray) -> int:
         return 0
     transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
     return 0 if transposed else weight.ndim - 1
+
+
+def _is_depthwise(node: onnx.NodeProto, weight: np.ndarray) -> bool:
+    """Whether it is a convolution of each channel by itself, which runtimes sum up in 32 bits."""
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    return node.op_type == "Conv" and groups == weight.shape[0] and weight.shape[1] == 1
 
 
 def _terms(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> int:
@@ -260,7 +270,7 @@ class _Writer:
         """Weights as int8, a step a channel; for CPUs the bias as int32 in steps of input times weights."""
         weight = weight_of(node, self.weights)
         assert weight is not None
-        largest = _EIGHT_BITS if self.symmetric else _SEVEN_BITS
+        largest = _EIGHT_BITS if self.symmetric or _is_depthwise(node, weight) else _SEVEN_BITS
         axis = _channel_axis(node, weight)
         others = tuple(i for i in range(weight.ndim) if i != axis)
         step = np.abs(weight).max(axis=others).astype(np.float64) / largest
@@ -299,7 +309,9 @@ class _Writer:
 def _steps(limits: tuple[float, float], symmetric: bool) -> tuple[float, np.ndarray]:
     """Scale and zero point for a range, which is stretched to hold zero."""
     low, high = min(limits[0], 0.0), max(limits[1], 0.0)
+    if high - low < _FLAT:
+        return 1.0, np.array(0, np.int8 if symmetric else np.uint8)
     if symmetric:
-        return (max(-low, high) / 127 or 1.0), np.array(0, np.int8)
-    scale = (high - low) / 255 or 1.0
-    return float(np.float32(scale)), np.array(round(-low / scale), np.uint8)
+        return max(-low, high) / 127, np.array(0, np.int8)
+    scale = float(np.float32((high - low) / 255))
+    return scale, np.array(min(255, round(-low / scale)), np.uint8)

@@ -68,6 +68,8 @@ _BUILT_IN = {
                       "kittiwake_runtime.engine_commands"),
     "power": _Source("run a command with tegrastats beside it: energy, temperatures, throttling (on a Jetson)",
                      "kittiwake_runtime.power_command"),
+    "bench": _Source("measure bundles on this machine: latency, percentiles, memory, start; compare runs",
+                     "kittiwake_runtime.bench_command"),
     "doctor": _Source("what this machine has, what is missing, and the command that mends it",
                       "kittiwake_runtime.doctor"),
 }  # fmt: skip

@@ -24,6 +24,7 @@ _CANDIDATES = {
     "tensorrt": ("tensorrt", "cuda", "cpu"),
     "tensorrt-ep": ("tensorrt-ep", "cuda", "cpu"),
 }
+DEVICES = tuple(_CANDIDATES)
 # What the driver makes, on a PC and on a Jetson.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")
 # Which precision "auto" prefers, best first. On a CPU fp16 is only slower, and int8 costs accuracy, which is
@@ -113,7 +114,7 @@ def _has_tensorrt() -> bool:
 
 def _choose(bundle: Bundle, precision: str, device: str) -> Variant:
     preferred = (precision, *_PREFERRED[device])
-    return bundle.variants[next(name for name in preferred if name in bundle.variants)]
+    return bundle.variants[next(name for name in preferred if name in bundle.variants)].for_device(device)
 
 
 def _check_choice(what: str, given: str, allowed: Iterable[str]) -> None:
