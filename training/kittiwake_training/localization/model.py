@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 DISC_PX = 33
@@ -34,7 +34,7 @@ class LocalContrast(nn.Module):
     """Masked local normalization: (x - mean) / spread over Gaussian neighbourhoods of seen pixels.
 
     Each Gaussian is cut at 15 px; sums run over zeros beyond the border, where nothing is seen either. The
-    results are clamped to +-3 and zero where unseen. Always float32: the variance is a difference of near-equal
+    results are clamped to +-3 and zero where unseen. Never below float32: the variance is a difference of near-equal
     numbers, which half precision can't hold.
 
     Args:
@@ -56,7 +56,7 @@ class LocalContrast(nn.Module):
     def forward(self, view: Tensor) -> Tensor:
         """(N, 2, H, W) gray times mask and mask -> (N, scales + 1, H, W) normalized grays and mask, float32."""
         with torch.autocast(view.device.type, enabled=False):
-            view = view.float()
+            view = view.to(torch.promote_types(view.dtype, torch.float32))
             mask = view[:, 1:]
             # Around mid-gray the squares are small, so the variance keeps its digits.
             gray = view[:, :1] - 0.5 * mask
@@ -139,9 +139,12 @@ class DescriptorCNN(nn.Module):
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """Scale (N, D, h, w) to unit L2 length over D, in float32; a zero vector stays near zero."""
-    x = x.float()
+    """Scale (N, D, h, w) to unit L2 length over D, in float32 at least; a zero vector stays near zero."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     return x / torch.sqrt((x * x).sum(dim=1, keepdim=True) + 1e-12)
+
+
+fx.wrap("unit_length")  # one step for torch.fx, which can't ask a traced tensor for its dtype
 
 
 def flops_per_pixel(width: int, dim: int, scales: int = 1) -> float:
