@@ -139,7 +139,7 @@ def test_shared_weights_are_refused_by_name() -> None:
     other.weight = one.weight
     with pytest.raises(TrainingError, match=r"'1\.weight' and '0\.weight' are the same weights"):
         remove_dead_channels(nn.Sequential(one, other), IMAGE)
-    with pytest.raises(TrainingError, match="the same weights|runs twice"):
+    with pytest.raises(TrainingError, match=r"the same weights|runs twice"):
         remove_dead_channels(nn.Sequential(one, nn.ReLU(), one), IMAGE)
 
 

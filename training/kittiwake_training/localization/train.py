@@ -39,6 +39,7 @@ class CnnConfig:
     width: int = 128
     dim: int = 48
     sigmas_px: tuple[float, ...] = (5.0, 12.0)
+    widths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,9 @@ def model_settings(config: LocalizationConfig) -> dict[str, Any]:
     """What the registry's factory takes."""
     if config.model != "localization.cnn":
         return {}
-    return {**asdict(config.cnn), "sigmas_px": list(config.cnn.sigmas_px)}  # as JSON gives them back
+    cnn = config.cnn
+    widths = {"widths": list(cnn.widths)} if cnn.widths else {}
+    return {"width": cnn.width, "dim": cnn.dim, "sigmas_px": list(cnn.sigmas_px), **widths}  # as JSON gives them back
 
 
 def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, Any]:
