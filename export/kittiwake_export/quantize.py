@@ -156,6 +156,12 @@ def _channel_axis(node: onnx.NodeProto, weight: np.ndarray) -> int:
     return 0 if transposed else weight.ndim - 1
 
 
+def _is_depthwise(node: onnx.NodeProto, weight: np.ndarray) -> bool:
+    """Whether it is a convolution of each channel by itself, which runtimes sum up in 32 bits."""
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    return node.op_type == "Conv" and groups == weight.shape[0] and weight.shape[1] == 1
+
+
 def _terms(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> int:
     """Multiply-adds for one value of the output."""
     shape = list(weights[node.input[1]].dims)
@@ -260,7 +266,7 @@ class _Writer:
         """Weights as int8, a step a channel; for CPUs the bias as int32 in steps of input times weights."""
         weight = weight_of(node, self.weights)
         assert weight is not None
-        largest = _EIGHT_BITS if self.symmetric else _SEVEN_BITS
+        largest = _EIGHT_BITS if self.symmetric or _is_depthwise(node, weight) else _SEVEN_BITS
         axis = _channel_axis(node, weight)
         others = tuple(i for i in range(weight.ndim) if i != axis)
         step = np.abs(weight).max(axis=others).astype(np.float64) / largest

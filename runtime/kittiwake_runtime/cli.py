@@ -66,6 +66,8 @@ _BUILT_IN = {
     "bundle": _Source("inspect and verify model bundles", "kittiwake_runtime.bundle_commands"),
     "engine": _Source("build TensorRT engines, and list, verify and clean those that were built",
                       "kittiwake_runtime.engine_commands"),
+    "bench": _Source("measure bundles on this machine: latency, percentiles, memory, start; compare runs",
+                     "kittiwake_runtime.bench_command"),
     "doctor": _Source("what this machine has, what is missing, and the command that mends it",
                       "kittiwake_runtime.doctor"),
 }  # fmt: skip

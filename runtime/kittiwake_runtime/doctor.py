@@ -19,6 +19,7 @@ from kittiwake_runtime import __version__
 from kittiwake_runtime.bundle import MODELS_VARIABLE, Bundle, installed_bundles
 from kittiwake_runtime.command import Command
 from kittiwake_runtime.errors import BundleError
+from kittiwake_runtime.machine import matched, read_text, usable_cpus
 
 _EXAMPLES = """\
 examples:
@@ -81,23 +82,23 @@ def examine(root: Path = Path("/")) -> list[Finding]:
         root: where /proc and /etc stand; another folder serves tests.
     """
     gpu = _gpu()
-    jetson = _read(root / "proc/device-tree/model")
+    jetson = read_text(root / "proc/device-tree/model")
     return [*_device(root, gpu), *_python(), *_backends(bool(gpu), "Jetson" in jetson), *_models()]
 
 
 def _device(root: Path, gpu: str) -> list[Finding]:
-    cpu = _matched(root / "proc/cpuinfo", r"model name\s*:\s*(.+)") or platform.processor()
+    cpu = matched(root / "proc/cpuinfo", r"model name\s*:\s*(.+)") or platform.processor()
     found = [
         ("CPU", cpu or "unknown"),
         ("architecture", platform.machine()),
-        ("processors", f"{_usable_cpus()} usable of {os.cpu_count()}"),
+        ("processors", f"{usable_cpus()} usable of {os.cpu_count()}"),
     ]
-    if kib := _matched(root / "proc/meminfo", r"MemTotal:\s*(\d+) kB"):
+    if kib := matched(root / "proc/meminfo", r"MemTotal:\s*(\d+) kB"):
         found.append(("memory", f"{int(kib) / 2**20:.1f} GiB"))
     found.append(("NVIDIA GPU", gpu or "none that nvidia-smi lists"))
-    if model := _read(root / "proc/device-tree/model"):
+    if model := read_text(root / "proc/device-tree/model"):
         found.append(("board", model))
-    release = _matched(root / "etc/nv_tegra_release", r"(R\d+ \(release\), REVISION: [\d.]+)")
+    release = matched(root / "etc/nv_tegra_release", r"(R\d+ \(release\), REVISION: [\d.]+)")
     if release:
         major, minor = re.findall(r"[\d.]+", release)
         found.append(("L4T", f"{major}.{minor}"))
@@ -176,22 +177,6 @@ def _gpu() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return "; ".join(line.strip() for line in answer.stdout.splitlines() if line.strip())
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
-
-
-def _matched(path: Path, pattern: str) -> str:
-    match = re.search(pattern, _read(path))
-    return match[1].strip() if match else ""
-
-
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -36,9 +36,9 @@ NOT_IN_THE_RUNTIME = {"torch", "onnx", "rclpy", "matplotlib", "scipy", "tensorfl
 # Inside the runtime tasks import engines import bundles; commands stand before all of them.
 TASKS = r"kittiwake_runtime\.(localization|radiology|splat)\b"
 ENGINES = r"kittiwake_runtime\.(engines|bench)\b"
-FRONT = r"kittiwake_runtime\.(cli|doctor|bundle_commands|engine_commands|__main__)\b"
+FRONT = r"kittiwake_runtime\.(cli|doctor|bundle_commands|engine_commands|bench_command|__main__)\b"
 NEVER_BACK = {
-    r"kittiwake_runtime\.(bundle|manifest|fields|errors|command)$": (ENGINES, TASKS, FRONT),
+    r"kittiwake_runtime\.(bundle|manifest|fields|errors|command|machine)$": (ENGINES, TASKS, FRONT),
     ENGINES: (TASKS, FRONT),
     TASKS: (FRONT,),
 }

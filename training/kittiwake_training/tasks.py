@@ -21,7 +21,10 @@ from kittiwake_training.errors import TrainingError
 
 GROUP = "kittiwake.tasks"
 
-BUILT_IN = {"localization.descriptor": "kittiwake_training.localization.task:DescriptorTask"}
+BUILT_IN = {
+    "localization.descriptor": "kittiwake_training.localization.task:DescriptorTask",
+    "vision.classification": "kittiwake_training.image_classification:ImageClassification",
+}
 
 Arrays = Mapping[str, NDArray[Any]]
 Infer = Callable[[Arrays], Arrays]

@@ -6,7 +6,6 @@ session are read back, and a device that isn't among them is reported as unavail
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from kittiwake_runtime.engines.cuda import Device
 from kittiwake_runtime.engines.gpu import GpuEngine, Plan, Shapes
 from kittiwake_runtime.engines.profiles import profile_sizes, shapes
 from kittiwake_runtime.errors import EngineError
+from kittiwake_runtime.machine import usable_cpus
 from kittiwake_runtime.manifest import Variant
 
 PROVIDERS = {
@@ -258,7 +258,7 @@ def _open(
     if device != "cpu" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # finds CUDA and cuDNN where pip has put them
     settings = ort.SessionOptions()
-    settings.intra_op_num_threads = threads or available_cpus()
+    settings.intra_op_num_threads = threads or usable_cpus()
     settings.log_severity_level = _ERRORS_ONLY
     wanted = [(PROVIDERS[name], dict(options.get(name, {}))) for name in (device, *_FALLBACKS[device])]
     try:
@@ -299,13 +299,6 @@ def _dtype(kind: str) -> str:
     """numpy's name of a type that ONNX Runtime writes as "tensor(float)"."""
     name = kind.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(name, name)
-
-
-def available_cpus() -> int:
-    """The processors that this process may use, which in a container are fewer than the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 _HINTS = (

@@ -24,6 +24,7 @@ _CANDIDATES = {
     "tensorrt": ("tensorrt", "cuda", "cpu"),
     "tensorrt-ep": ("tensorrt-ep", "cuda", "cpu"),
 }
+DEVICES = tuple(_CANDIDATES)
 # What the driver makes, on a PC and on a Jetson.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")
 # Which precision "auto" prefers, best first. On a CPU fp16 is only slower, and int8 costs accuracy, which is
