@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from tqdm import tqdm
 
+from kittiwake_export.errors import ExportError
 from kittiwake_export.golden import example_inputs
 from kittiwake_export.graph import IR_VERSION, OPSET, trace
 from kittiwake_export.quantize import measure, quantize
@@ -214,6 +215,9 @@ def layer_seconds(layer: Layer, precision: str, threads: int) -> float:
 
 def _one_layer(layer: Layer) -> onnx.ModelProto:
     """The layer and its activation, as ONNX."""
+    if layer.kind == "transposed":
+        raise ExportError(f"'{layer.name}' is a transposed convolution: there are no layer times for these yet",
+                          "prune to --target flops=... or params=...")  # fmt: skip
     rng = np.random.default_rng(1)
     linear = layer.kind == "linear"
     taps = () if linear else layer.kernel

@@ -22,6 +22,7 @@ GROUP = "kittiwake.models"
 BUILT_IN = {
     "localization.cnn": "kittiwake_training.localization.model:DescriptorCNN",
     "localization.gradients": "kittiwake_training.localization.gradients:GradientDescriptor",
+    "localization.lite0": "kittiwake_training.localization.lite0:Lite0Descriptor",
     "vision.efficientnet-lite0": "kittiwake_training.efficientnet_lite0:EfficientNetLite0",
 }
 

@@ -20,6 +20,8 @@ from kittiwake_training.config import changed_settings
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.data import PairSampler, SamplerConfig
 from kittiwake_training.localization.evaluate import EvaluationConfig, calibration, evaluate, metrics
+from kittiwake_training.localization.lite0 import KEY as LITE0
+from kittiwake_training.localization.lite0 import Lite0Descriptor
 from kittiwake_training.localization.losses import info_nce
 from kittiwake_training.localization.model import CELL_PX, DISC_PX, HALO_PX
 from kittiwake_training.localization.places import WORLD, Place, hold_out_strip, load_places
@@ -65,7 +67,8 @@ class LocalizationConfig:
 
     Args:
         name: the checkpoint's, and the bundle's that is made of it.
-        model: the registry's key; ``localization.gradients`` is hand-made: it is only calibrated.
+        model: the registry's key. ``localization.lite0`` starts from weights of ImageNet and takes ``cnn.dim`` and
+            ``cnn.sigmas_px``; ``localization.gradients`` is hand-made: it is only calibrated.
         seed: of weights, batches and evaluation.
         temperature: of the loss.
         freeze_norm_at: share of the steps after which batch normalization keeps its running statistics, so
@@ -194,7 +197,10 @@ def make_model(config: LocalizationConfig) -> nn.Module:
     """The model of a config, with fresh weights or those of ``config.init``."""
     key, settings = config.model, model_settings(config)
     if not config.init:
-        return build_model(key, settings)
+        model = build_model(key, settings)
+        if isinstance(model, Lite0Descriptor):
+            model.load_imagenet()
+        return model
     start = load_checkpoint(Path(config.init))
     if start.meta["model"] != {"key": key, "config": settings}:
         raise TrainingError(f"{config.init} is a {start.meta['model']}, the config asks for {key} {settings}")
@@ -203,16 +209,18 @@ def make_model(config: LocalizationConfig) -> nn.Module:
 
 def model_settings(config: LocalizationConfig) -> dict[str, Any]:
     """What the registry's factory takes."""
+    cnn = config.cnn
+    if config.model == LITE0:
+        return {"dim": cnn.dim, "sigmas_px": list(cnn.sigmas_px)}
     if config.model != "localization.cnn":
         return {}
-    cnn = config.cnn
     widths = {"widths": list(cnn.widths)} if cnn.widths else {}
     return {"width": cnn.width, "dim": cnn.dim, "sigmas_px": list(cnn.sigmas_px), **widths}  # as JSON gives them back
 
 
 def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, Any]:
     """The fields of ``checkpoint.json`` that are known before evaluation."""
-    dim = config.cnn.dim if config.model == "localization.cnn" else 48
+    dim = config.cnn.dim if config.model in ("localization.cnn", LITE0) else 48
     return {
         "name": config.name,
         "task": "localization.descriptor",

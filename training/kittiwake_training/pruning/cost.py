@@ -19,7 +19,7 @@ class Layer:
 
     Args:
         name: of the module.
-        kind: ``conv``, ``depthwise`` or ``linear``.
+        kind: ``conv``, ``depthwise``, ``transposed`` (with a kernel as large as its stride) or ``linear``.
         taken, made: channels.
         kernel, stride: in pixels, height and width; 1 for a linear layer.
         groups: of the channels; as many as channels for ``depthwise``.
@@ -53,7 +53,8 @@ class Layer:
     def flops(self) -> float:
         """Floating-point operations of a run, two for each multiply-add."""
         each = self.taken // self.groups * self.kernel[0] * self.kernel[1]
-        return 2.0 * each * self.elements
+        read = self.stride[0] * self.stride[1] if self.kind == "transposed" else 1
+        return 2.0 * each * self.elements / read
 
     @property
     def elements(self) -> int:
@@ -104,12 +105,14 @@ def _layer(name: str, module: Any, output: Tensor) -> Layer:
     taken, made = (module.in_features, module.out_features) if linear else (module.in_channels, module.out_channels)
     groups = 1 if linear else module.groups
     depthwise = groups == taken == made > 1
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    kind = "linear" if linear else "transposed" if transposed else "depthwise" if depthwise else "conv"
     height, width = (
         (output.shape[2], output.shape[3]) if output.ndim == 4 else (1, output.numel() // len(output) // made)
     )
     return Layer(
         name=name,
-        kind="linear" if linear else "depthwise" if depthwise else "conv",
+        kind=kind,
         taken=taken,
         made=made,
         kernel=(1, 1) if linear else module.kernel_size,

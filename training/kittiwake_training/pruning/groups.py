@@ -69,7 +69,7 @@ def find_groups(model: nn.Module, example: Tensor, untouched: Collection[nn.Modu
     ignored = [module for module in model.modules() if id(module) in inner or _is_grouped(module)]
     groups = []
     for found in graph.get_all_groups(ignored, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-        if not any(dep.target.type == ops.OPTYPE.OUTPUT or _is_grouped(dep.target.module) for dep, _ in found):
+        if not any(_is_result(dep.target) or _is_grouped(dep.target.module) for dep, _ in found):
             groups.append(_group(graph, found, names))
     return groups
 
@@ -120,6 +120,11 @@ def _group(graph: Any, found: Any, names: dict[nn.Module, str]) -> ChannelGroup:
         made={name: count for name, count in made.items() if name in layers},
         found=found,
     )
+
+
+def _is_result(node: Any) -> bool:
+    """What the network gives out: a call that nobody reads, or a layer that nobody does."""
+    return node.type == ops.OPTYPE.OUTPUT or not node.outputs
 
 
 def _is_grouped(module: Any) -> bool:
