@@ -54,7 +54,9 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
     calls = 0
     finished = False
     while not finished:  # every call stops after one step
-        result = prune(load_checkpoint(dense_folder), config, lesson, {}, tmp_path / "parts", resume=True, max_minutes=0)
+        result = prune(
+            load_checkpoint(dense_folder), config, lesson, {}, tmp_path / "parts", resume=True, max_minutes=0
+        )
         finished, calls = result["finished"], calls + 1
     assert calls == 2 * config.trainer.steps - 1
     whole, parts = (load_file(tmp_path / run / "weights.safetensors") for run in ("whole", "parts"))
@@ -127,12 +129,10 @@ def test_a_task_that_nobody_teaches_is_named(dense: Checkpoint, tmp_path: Path) 
         find_lesson({**dense.meta, "task": "made.up"}, [], Sources(None, tmp_path))
 
 
-def test_the_command_prunes(
-    dense_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prunes(dense_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(dense_folder), "--target", "flops=0.6", "--data", str(data), "-o", str(tmp_path / "run"),
-                 "--importance", "magnitude", "--set=rounds=1", "--set=trainer.steps=1", "--set=trainer.accelerator=cpu",
-                 "--set=task.sampler.pairs=8"]  # fmt: skip
+                 "--importance", "magnitude", "--set=rounds=1", "--set=trainer.steps=1",
+                 "--set=trainer.accelerator=cpu", "--set=task.sampler.pairs=8"]  # fmt: skip
     assert cli.main([*arguments, "--json"]) == 0
     assert [point["label"] for point in json.loads(capsys.readouterr().out)["points"]] == ["dense", "round 1"]
     assert cli.main([*arguments[:2], "latency=0.5", *arguments[3:]]) == 2

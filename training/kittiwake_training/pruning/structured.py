@@ -164,6 +164,8 @@ def accumulate_gradients(model: nn.Module, losses: Callable[[nn.Module, int], Te
     for step in range(batches):
         loss = losses(model, step) / batches
         if not torch.isfinite(loss):
-            raise TrainingError(f"the loss is {float(loss.detach())} before any channel was removed", "check the checkpoint")
+            raise TrainingError(
+                f"the loss is {float(loss.detach())} before any channel was removed", "check the checkpoint"
+            )
         loss.backward()
     model.train(training)
