@@ -41,9 +41,10 @@ def measure_latency_model(quick: bool) -> list[Figure]:
     view = example[inputs[0].name]
     networks = list(random_widths(model, view, model.untouched, count, SEED))
     errors: dict[str, list[float]] = {}
-    for table, precision in zip(tables, PRECISIONS, strict=True):
-        named = tqdm(networks, desc=f"built, {precision}", disable=None)
-        seconds = run_seconds([build(network, inputs, outputs, dims, precision) for network in named], example, 1)
+    named = tqdm(networks, desc="networks to predict", disable=None)
+    graphs = [build(network, inputs, outputs, dims, PRECISIONS) for network in named]
+    for i, (table, precision) in enumerate(zip(tables, PRECISIONS, strict=True)):
+        seconds = run_seconds([found[i] for found in graphs], example, 1)
         for network, measured in zip(networks, seconds, strict=True):
             predicted = table(layers_of(network, torch.from_numpy(view)))
             errors.setdefault(precision, []).append(100 * abs(predicted / measured - 1))

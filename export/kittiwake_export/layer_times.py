@@ -46,8 +46,10 @@ _FITTED = 8
 """Whole networks that the rest is fitted to."""
 _SECONDS = 0.03
 """To spend on a layer at least, beside its first run."""
-_RUNS = 5
-_TURNS = 8
+_PASSES = 3
+"""Over all layers, so that a busy moment doesn't fall on one alone; the same for turns of whole networks."""
+_RUNS = 3
+_TURNS = 30
 _PRODUCTS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "Gemm", "FusedGemm", "QGemm", "MatMul",
              "FusedMatMul", "MatMulIntegerToFloat", "QLinearMatMul")  # fmt: skip
 
@@ -86,7 +88,7 @@ def measure_layer_times(
     model: nn.Module,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
-    dims: dict[str, DimRange],
+    dims: Mapping[str, DimRange],
     *,
     untouched: Collection[nn.Module] = (),
     precisions: Sequence[str] = PRECISIONS,
@@ -107,20 +109,19 @@ def measure_layer_times(
     layers = layers_of(model, torch.from_numpy(example[inputs[0].name]))
     networks = [model, *random_widths(model, example[inputs[0].name], untouched, _FITTED - 1, seed)]
     changing = _changing(model, torch.from_numpy(example[inputs[0].name]), untouched)
+    named = tqdm(networks, desc="networks", disable=None)
+    graphs = [build(network, inputs, outputs, dims, precisions) for network in named]
+    sizes = [layers_of(network, torch.from_numpy(example[inputs[0].name])) for network in networks]
     models = []
-    for precision in precisions:
+    for i, precision in enumerate(precisions):
         table = _measure_table(layers, changing, precision, threads)
-        named = tqdm(networks, desc=f"networks, {precision}", disable=None)
-        graphs = [build(network, inputs, outputs, dims, precision) for network in named]
-        seconds = run_seconds(graphs, example, threads)
-        sizes = [layers_of(network, torch.from_numpy(example[inputs[0].name])) for network in networks]
-        measured = list(zip(sizes, seconds, strict=True))
+        seconds = run_seconds([found[i] for found in graphs], example, threads)
         backend = f"onnxruntime-cpu {precision}, {threads} thread{'s' * (threads > 1)}"
-        models.append(fit_latency(backend, table, measured))
+        models.append(fit_latency(backend, table, list(zip(sizes, seconds, strict=True))))
     return models
 
 
-def typical_input(inputs: Sequence[TensorSpec], dims: dict[str, DimRange]) -> dict[str, np.ndarray]:
+def typical_input(inputs: Sequence[TensorSpec], dims: Mapping[str, DimRange]) -> dict[str, np.ndarray]:
     """Random inputs at the typical sizes."""
     return example_inputs(inputs, dims, {spec.name: (0.0, 1.0) for spec in inputs})[2]
 
@@ -145,25 +146,30 @@ def random_widths(
 
 
 def build(
-    network: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], dims: dict[str, DimRange],
-    precision: str,
-) -> onnx.ModelProto:  # fmt: skip
-    """A network as export makes it; int8 with ranges of random inputs, which don't change how long it takes."""
+    network: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], dims: Mapping[str, DimRange],
+    precisions: Sequence[str],
+) -> list[onnx.ModelProto]:  # fmt: skip
+    """A network as export makes it in each precision; int8 with ranges of random inputs, which don't change how long
+    it takes."""
     cases = example_inputs(inputs, dims, {spec.name: (0.0, 1.0) for spec in inputs})
     graph = onnx.load_from_string(trace(network, inputs, outputs, dims, cases[-1]))
-    return make_int8(graph, cases[1:])[0] if precision == "int8" else graph
+    return [make_int8(graph, cases[1:2])[0] if precision == "int8" else graph for precision in precisions]
 
 
 def run_seconds(networks: Sequence[onnx.ModelProto], example: dict[str, np.ndarray], threads: int) -> list[float]:
-    """The least of several runs of each network; all take turns, so that a busy moment doesn't fall on one alone."""
+    """The least of several runs of each network; all take turns, so that a busy moment doesn't fall on one alone.
+
+    With one thread its own processor time counts, which other processes take nothing of.
+    """
+    clock = time.thread_time if threads == 1 else time.perf_counter
     sessions = [_session(network, threads) for network in networks]
     least = [float("inf")] * len(sessions)
     for turn in range(_TURNS):
         for i, session in enumerate(sessions):
             for _ in range(_RUNS + (turn == 0)):
-                started = time.perf_counter()
+                started = clock()
                 session.run(None, example)
-                least[i] = min(least[i], time.perf_counter() - started)
+                least[i] = min(least[i], clock() - started)
     return least
 
 
@@ -179,13 +185,13 @@ def _measure_table(
         made.update(_grid(layer.made) if makes else [layer.made])
     jobs = [(key, i, j) for key, (a, b, layer) in counts.items()
             for i in range(1 if layer.kind == "depthwise" else len(a)) for j in range(len(b))]  # fmt: skip
-    seconds = {key: np.zeros((1 if layer.kind == "depthwise" else len(a), len(b)))
+    seconds = {key: np.full((1 if layer.kind == "depthwise" else len(a), len(b)), np.inf)
                for key, (a, b, layer) in counts.items()}  # fmt: skip
-    for key, i, j in tqdm(jobs, desc=f"layers, {precision}", disable=None):
+    for key, i, j in tqdm(jobs * _PASSES, desc=f"layers, {precision}", disable=None):
         taken, made, layer = counts[key]
         channels = sorted(made)[j]
         sized = layer.resized(channels if layer.kind == "depthwise" else sorted(taken)[i], channels)
-        seconds[key][i, j] = layer_seconds(sized, precision, threads)
+        seconds[key][i, j] = min(seconds[key][i, j], layer_seconds(sized, precision, threads))
     return {
         key: Times((1,) if layer.kind == "depthwise" else tuple(sorted(taken)), tuple(sorted(made)), seconds[key])
         for key, (taken, made, layer) in counts.items()

@@ -171,9 +171,9 @@ def _line(counts: Sequence[int], seconds: NDArray[np.float64], count: int) -> fl
 
 
 def _non_negative(columns: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Least squares of columns @ x = 1 with x >= 0: of all sets of positive entries the best one that is."""
+    """Least squares of columns @ x = 1 with x >= 0: of the sets of entries with the first the best that is so."""
     best, least = (1.0, 0.0, 0.0), np.inf
-    for chosen in ([0], [0, 1], [0, 2], [1, 2], [1], [0, 1, 2]):
+    for chosen in ([0], [0, 1], [0, 2], [0, 1, 2]):
         part, *_ = np.linalg.lstsq(columns[:, chosen], np.ones(len(columns)), rcond=None)
         error = float(np.square(columns[:, chosen] @ part - 1).sum())
         if (part >= 0).all() and error < least:
