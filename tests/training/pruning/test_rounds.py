@@ -15,7 +15,8 @@ from kittiwake_training.localization.gradients import GradientDescriptor
 from kittiwake_training.pruning import cli
 from kittiwake_training.pruning.cost import layers_of, total_flops, total_parameters
 from kittiwake_training.pruning.lessons import Lesson, Sources, find_lesson
-from kittiwake_training.pruning.rounds import PruneConfig, check_target, example_input, prune, watched
+from kittiwake_training.pruning.rounds import PruneConfig, check_target, example_input, prune
+from kittiwake_training.pruning.watch import watched
 from kittiwake_training.trainer import TrainerConfig
 
 
@@ -114,12 +115,13 @@ def test_not_a_number_stops_the_run_and_names_the_module(
     dense: Checkpoint, lesson: Lesson, config: PruneConfig, tmp_path: Path
 ) -> None:
     def losses(module: nn.Module, step: int, progress: float) -> dict[str, torch.Tensor]:
-        return {"loss": module(torch.rand(2, 2, 65, 65)).sum()}
+        return {"loss": module(torch.full((2, 2, 65, 65), 0.7).tril()).sum()}
 
     nn.init.constant_(dense.model.blocks[1].second[0].weight, float("nan"))
     with pytest.raises(TrainingError, match=r"loss is nan at step 3: 'blocks\.1\.second\.0\.weight' is not finite"):
         watched(losses)(dense.model, 3, 0.0)
-    nn.init.constant_(dense.model.blocks[1].second[0].weight, 1e38)
+    nn.init.constant_(dense.model.blocks[1].second[0].weight, 3e38)
+    nn.init.constant_(dense.model.blocks[1].first[1].bias, 10.0)  # finite weights, and sums that are not
     with pytest.raises(TrainingError, match=r"module 'blocks\.1\.second\.0' gives values that are not finite"):
         watched(losses)(dense.model, 3, 0.0)
 

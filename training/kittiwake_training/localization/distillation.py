@@ -65,7 +65,7 @@ class DescriptorLesson:
             loss, accuracy = info_nce(query, ground, pairs.excluded, pairs.usable, config.temperature)
             if weight <= 0:
                 return {"loss": loss, "accuracy": accuracy}
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 taught = teacher(pairs.query, pairs.window)
             apart = torch.stack(
                 [1 - (own * other).sum(dim=1) for own, other in zip((query, ground), taught, strict=True)]

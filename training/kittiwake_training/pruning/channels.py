@@ -22,6 +22,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 
 from kittiwake_training.errors import TrainingError
+from kittiwake_training.pruning.constants import UNKNOWN, is_foldable, normalized_constant, product_constant
 
 PRODUCTS = (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -47,7 +48,6 @@ _POOLING_FUNCTIONS = {
     functional.max_pool2d, functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d, functional.interpolate,
 }  # fmt: skip
 _SHAPES_ONLY = {"size", "dim"}
-UNKNOWN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class _Reader:
             return self._product(node, module, inputs[0])
         if isinstance(module, _NORMS) and module.running_mean is not None:
             self.channels.norms[str(node.target)] = inputs[0].ids
-            return Flow(inputs[0].ids, _normalized(module, inputs[0].constant))
+            return Flow(inputs[0].ids, normalized_constant(module, inputs[0].constant))
         if isinstance(module, _ELEMENTWISE_MODULES):
             return Flow(inputs[0].ids, module(inputs[0].constant.clone()))  # it may work in place
         if isinstance(module, _POOLING_MODULES) or (isinstance(module, nn.AvgPool2d) and module.padding in (0, (0, 0))):
@@ -309,8 +309,8 @@ class _Reader:
 
     def _product(self, node: fx.Node, module: nn.Module, taken: Flow) -> Flow:
         depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels > 1
-        foldable = _is_foldable(module)
-        constant = _product_constant(module, taken.constant, foldable)
+        foldable = is_foldable(module)
+        constant = product_constant(module, taken.constant, foldable)
         made = Flow(taken.ids if depthwise else self.channels.fresh(len(constant)), constant)
         self.channels.products.append(
             Product(str(node.target), module, taken, made, depthwise, foldable, self._norm_after(node))
@@ -361,46 +361,6 @@ def _is_plain_product(node: fx.Node, module: nn.Module) -> bool:
     if isinstance(module, nn.Linear):
         return len(node.meta["tensor_meta"].shape) == 2
     return not isinstance(module, nn.ConvTranspose2d) or module.groups == 1
-
-
-def _is_foldable(module: nn.Module) -> bool:
-    """No border: every output sees as much of a constant as every other."""
-    if isinstance(module, nn.Linear):
-        return True
-    if type(module) is not nn.Conv2d:  # a subclass may pad, a transposed convolution overlaps unevenly
-        return False
-    return (
-        module.padding_mode != "zeros" or module.padding == "valid" or not any(module._reversed_padding_repeated_twice)
-    )
-
-
-def weight_by_channel(module: nn.Module) -> Tensor:
-    """A product's weights as (made, taken in a group, taps)."""
-    weight = module.weight.detach()
-    if isinstance(module, nn.ConvTranspose2d):
-        weight = weight.transpose(0, 1)
-    return weight.flatten(2) if weight.ndim > 2 else weight[:, :, None]
-
-
-def _product_constant(module: nn.Module, taken: Tensor, foldable: bool) -> Tensor:
-    weight = weight_by_channel(module)
-    groups = getattr(module, "groups", 1)
-    given = taken.reshape(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1).reshape(weight.shape[:2])
-    seen = (weight != 0).any(dim=2)
-    spoiled = given.isnan() if foldable else given.isnan() | (given != 0)
-    constant = (given.nan_to_num() * weight.sum(dim=2)).sum(dim=1)
-    if module.bias is not None:
-        constant = constant + module.bias.detach()
-    return constant.masked_fill((seen & spoiled).any(dim=1), UNKNOWN)
-
-
-def _normalized(module: Any, constant: Tensor) -> Tensor:
-    scale = torch.rsqrt(module.running_var + module.eps)
-    if module.affine:
-        scale = scale * module.weight.detach()
-    result = (constant - module.running_mean) * scale
-    result = result.masked_fill(scale == 0, 0.0)
-    return result + module.bias.detach() if module.affine else result
 
 
 def _takes_all_channels(index: Any) -> bool:

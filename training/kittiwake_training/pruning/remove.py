@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from kittiwake_training.errors import TrainingError
-from kittiwake_training.pruning.channels import Channels, Product, read_channels, weight_by_channel
+from kittiwake_training.pruning.channels import Channels, Product, read_channels
+from kittiwake_training.pruning.constants import weight_by_channel
 
 BOUND = 1e-5
 """How far the outputs may lie apart, in float64."""

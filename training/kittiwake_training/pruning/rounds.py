@@ -10,14 +10,16 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from kittiwake_training.checkpoint import META, Checkpoint, load_checkpoint, save_checkpoint
 from kittiwake_training.errors import TrainingError
@@ -29,7 +31,8 @@ from kittiwake_training.pruning.remove import largest_difference
 from kittiwake_training.pruning.sensitivity import shrink_insensitive
 from kittiwake_training.pruning.structured import IMPORTANCES, accumulate_gradients, prune_once
 from kittiwake_training.pruning.tradeoff import Point, draw_tradeoff
-from kittiwake_training.trainer import Fabric, LossFunction, TrainerConfig, fit, make_fabric, replace_file
+from kittiwake_training.pruning.watch import watched
+from kittiwake_training.trainer import Fabric, TrainerConfig, fit, make_fabric, replace_file
 
 CONFIG = "config.json"
 POINTS = "rounds.json"
@@ -142,6 +145,7 @@ def prune(
         if done.step < trainer.steps:
             return {"finished": False, "points": [asdict(point) for point in points]}
         points.append(measured(f"round {number}", model, lesson, tables, example, fabric))
+        _report(number, config, points, cost(layers_of(model.cpu(), example)) / whole, lesson.figure)
         meta = {**_facts(dense, settings, config, error, points), **_figures(points[-1])}
         if fabric.is_global_zero:
             _write_points(output, points)
@@ -174,45 +178,6 @@ def check_target(
     # Magnitudes serve to find out.
     prune_once(dense.model, example, cost, share * whole, multiple=config.multiple, untouched=own.untouched)
     return cost, share, whole
-
-
-def watched(losses: LossFunction) -> LossFunction:
-    """The same losses; one that is not finite stops the training, and the error names the module it began in."""
-
-    def checked(module: nn.Module, step: int, progress: float) -> dict[str, Tensor]:
-        scalars = losses(module, step, progress)
-        if not torch.isfinite(scalars["loss"]):
-            blamed = _first_not_finite(module, lambda: losses(module, step, progress))
-            raise TrainingError(
-                f"the loss is {float(scalars['loss'].detach())} at step {step}: {blamed}",
-                "lower trainer.learning_rate, or remove less in a round: set rounds higher",
-            )
-        return scalars
-
-    return checked
-
-
-def _first_not_finite(module: nn.Module, run: Callable[[], object]) -> str:
-    """Which module's weights, or else whose output, is the first that is not finite."""
-    for name, tensor in module.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            return f"'{name}' is not finite"
-    found: list[str] = []
-    hooks = [
-        part.register_forward_hook(
-            lambda _part, _given, out, name=name: (
-                found.append(name) if isinstance(out, Tensor) and not torch.isfinite(out).all() else None
-            )
-        )
-        for name, part in module.named_modules()
-    ]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return f"module '{found[0]}' gives values that are not finite" if found else "all modules give finite values"
 
 
 def read_target(config: PruneConfig, tables: Mapping[str, LatencyModel]) -> tuple[Cost, float]:
@@ -283,6 +248,14 @@ def _regularizer(config: PruneConfig) -> Any:
     if config.importance != "sensitivity":
         return None
     return lambda module: shrink_insensitive(module, config.sensitivity)
+
+
+def _report(number: int, config: PruneConfig, points: Sequence[Point], share: float, figure: str) -> None:
+    """A line above the progress bars."""
+    before, now = points[0].value(figure), points[-1].value(figure)
+    kind = config.target.partition("=")[0]
+    text = f"round {number} of {config.rounds}: {share:.2f} of the {kind}, {figure} {now:.2f} (dense {before:.2f})"
+    tqdm.write(text, file=sys.stderr)
 
 
 def _is_last(number: int, config: PruneConfig) -> bool:

@@ -28,9 +28,10 @@ from kittiwake_training.checkpoint import META, Checkpoint, load_checkpoint, sav
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.pruning.channels import refuse_shared_weights
 from kittiwake_training.pruning.lessons import Lesson
-from kittiwake_training.pruning.rounds import example_input, measured, record, watched
+from kittiwake_training.pruning.rounds import example_input, measured, record
 from kittiwake_training.pruning.structured import accumulate_gradients
 from kittiwake_training.pruning.tradeoff import Point
+from kittiwake_training.pruning.watch import watched
 from kittiwake_training.trainer import Fabric, TrainerConfig, fit, make_fabric
 
 A_ROUND = 0.2
