@@ -58,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     own = [setting for setting in arguments.settings if not setting.startswith("task.")]
     own += [f"{name}={json.dumps(value)}" for name in ("target", "importance", "backend")
             if (value := getattr(arguments, name)) is not None]  # fmt: skip
+    if task:
+        own.append(f"task={json.dumps(task)}")
     sparse = (arguments.target or "").startswith("sparsity=")
     dense = load_checkpoint(arguments.checkpoint)
     sources = Sources(arguments.data, arguments.output, arguments.workers)
@@ -66,14 +68,14 @@ def run(arguments: argparse.Namespace) -> int:
         from kittiwake_training.pruning.unstructured import SparseConfig, sparsify
 
         settings = load_config(SparseConfig, arguments.config, own)
-        result = sparsify(dense, settings, find_lesson(dense.meta, task, sources), arguments.output, **how)
+        result = sparsify(dense, settings, find_lesson(dense.meta, settings.task, sources), arguments.output, **how)
     else:
         from kittiwake_training.pruning.rounds import PruneConfig, check_target, prune
 
         config = load_config(PruneConfig, arguments.config, own)
         tables = load_table(arguments.times) if arguments.times else {}
         check_target(dense, config, tables)  # before any data is read
-        result = prune(dense, config, find_lesson(dense.meta, task, sources), tables, arguments.output, **how)
+        result = prune(dense, config, find_lesson(dense.meta, config.task, sources), tables, arguments.output, **how)
     if arguments.json:
         print(json.dumps({key: result[key] for key in ("finished", "points")}, indent=2))
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from kittiwake_training.checkpoint import META, Checkpoint, load_checkpoint, save_checkpoint
+from kittiwake_training.config import changed_settings
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.pruning.cost import Cost, Layer, layers_of, total_flops, total_parameters
 from kittiwake_training.pruning.latency import LatencyModel, latency_cost
@@ -54,6 +56,7 @@ class PruneConfig:
         gradient_batches: of the importance ``taylor``.
         sensitivity: strength of that regularizer.
         last_steps: of the last round, which the network is shipped from; 0 for as many as in the others.
+        task: settings of the task's own training that differ from the dense network's, ``key=value`` each.
         trainer: of each round.
     """
 
@@ -66,6 +69,7 @@ class PruneConfig:
     gradient_batches: int = 8
     sensitivity: float = 1e-4
     last_steps: int = 0
+    task: tuple[str, ...] = ()
     trainer: TrainerConfig = field(
         default_factory=lambda: TrainerConfig(steps=1000, learning_rate=1e-3, warmup_steps=50)
     )
@@ -315,7 +319,10 @@ def _card(points: Sequence[Point], config: PruneConfig) -> list[str]:
         )
     for before, after in zip(dense.metrics, now.metrics, strict=True):
         lines.append(f"| {before['name']}, {before['split']} | {before['value']} | {after['value']} {after['unit']} |")
-    return lines
+    settings = "".join(f" \\\n    --set {shlex.quote(setting)}" for setting in changed_settings(config))
+    times = " --times times.json" if dense.latency_s else ""
+    command = f"kittiwake prune DENSE --data places{times} -o PRUNED --resume{settings}"
+    return [*lines, "", "Made by:", "", "```text", command, "```"]
 
 
 def record(dense: Checkpoint, settings: Mapping[str, Any], output: Path, resume: bool) -> None:

@@ -47,12 +47,14 @@ class SparseConfig:
         target: ``sparsity=`` and the share of weights that are to be zero, or ``2:4``.
         importance: ``magnitude`` in rounds, or ``snip`` at once.
         distillation: weight of the distance to the dense network's answers.
+        task: settings of the task's own training that differ from the dense network's, ``key=value`` each.
         trainer: of each round.
     """
 
     target: str = "sparsity=0.9"
     importance: str = "magnitude"
     distillation: float = 1.0
+    task: tuple[str, ...] = ()
     trainer: TrainerConfig = field(
         default_factory=lambda: TrainerConfig(steps=1000, learning_rate=1e-3, warmup_steps=50)
     )
