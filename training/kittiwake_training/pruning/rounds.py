@@ -122,19 +122,15 @@ def prune(
             model, settings, meta = loaded.model, loaded.meta["model"]["config"], dict(loaded.meta)
             points.append(known[number])
             continue
-        if resume and (folder / "start" / META).exists():
-            begun = load_checkpoint(folder / "start")
-            model, settings, error = (
-                begun.model,
-                begun.meta["model"]["config"],
-                begun.meta["training"]["pruning"]["error"],
-            )
-        else:
-            limit = whole * share ** (number / config.rounds)
-            model, settings, error = _removed(model, dense, config, cost, limit, losses, lesson, example, fabric)
-            facts = _facts(dense, settings, config, error, [])
-            if fabric.is_global_zero:
-                save_checkpoint(folder / "start", model, facts)
+        start = folder / "start"
+        if not (resume and (start / META).exists()):
+            if fabric.is_global_zero:  # one process decides for all
+                limit = whole * share ** (number / config.rounds)
+                made = _removed(model, dense, config, cost, limit, losses, lesson, example, fabric)
+                save_checkpoint(start, made[0], _facts(dense, made[1], config, made[2], []))
+            fabric.barrier()
+        begun = load_checkpoint(start)
+        model, settings, error = begun.model, begun.meta["model"]["config"], begun.meta["training"]["pruning"]["error"]
         trainer = replace(config.trainer, steps=config.last_steps) if _is_last(number, config) else config.trainer
         done = fit(
             fabric,
@@ -149,9 +145,9 @@ def prune(
         if done.step < trainer.steps:
             return {"finished": False, "points": [asdict(point) for point in points]}
         points.append(measured(f"round {number}", model, lesson, tables, example, fabric))
-        _report(number, config, points, cost(layers_of(model.cpu(), example)) / whole, lesson.figure)
         meta = {**_facts(dense, settings, config, error, points), **_figures(points[-1])}
         if fabric.is_global_zero:
+            _report(number, config, points, cost(layers_of(model.cpu(), example)) / whole, lesson.figure)
             _write_points(output, points)
             save_checkpoint(folder, model.cpu(), meta)
             draw_tradeoff(points, lesson.figure, output / PICTURE)

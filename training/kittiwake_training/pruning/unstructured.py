@@ -101,12 +101,11 @@ def sparsify(
         if resume and (folder / META).exists():
             model = load_checkpoint(folder).model
             continue
-        if resume and (folder / "start" / META).exists():
-            model = load_checkpoint(folder / "start").model
-        else:
-            model = _thinned(model, config, share, lesson, losses, fabric)
-            if fabric.is_global_zero:
-                save_checkpoint(folder / "start", model, dense.meta)
+        if not (resume and (folder / "start" / META).exists()):
+            if fabric.is_global_zero:  # one process decides for all
+                save_checkpoint(folder / "start", _thinned(model, config, share, lesson, losses, fabric), dense.meta)
+            fabric.barrier()
+        model = load_checkpoint(folder / "start").model
         mask_zeros(model)
         done = fit(
             fabric,
