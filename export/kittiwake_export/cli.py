@@ -13,6 +13,7 @@ _EXAMPLES = """\
 examples:
   kittiwake export runs/descriptor -o models/kittiwake_models/localization-descriptor
   kittiwake export runs/descriptor -o descriptor --precision fp16 --precision int8 --data places
+  kittiwake export --bundle descriptor -o descriptor --precision fp16     a variant more, without the checkpoint
   kittiwake bundle verify descriptor --precision int8
 
 Nothing is written when the outputs differ from those of the checkpoint by more than its tolerance, or when a
@@ -30,7 +31,10 @@ Measure where the network is to run, and let nothing else run meanwhile.
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, help="a folder with weights.safetensors and checkpoint.json")
+    parser.add_argument(
+        "checkpoint", type=Path, nargs="?", help="a folder with weights.safetensors and checkpoint.json"
+    )
+    parser.add_argument("--bundle", metavar="NAME", help="in place of a checkpoint: a bundle to make variants of")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE",
                         help="the folder to write; a bundle that is there already is replaced")  # fmt: skip
     parser.add_argument("--precision", action="append", choices=("fp16", "int8"), default=[],
@@ -41,9 +45,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from kittiwake_export.export import export
+    from kittiwake_export.errors import ExportError
+    from kittiwake_export.export import add_variants, export
+    from kittiwake_runtime.bundle import Bundle
 
-    bundle = export(arguments.checkpoint, arguments.output, ["fp32", *arguments.precision], arguments.data)
+    if (arguments.checkpoint is None) == (arguments.bundle is None):
+        raise ExportError("expected a checkpoint, or --bundle and none", "kittiwake export CHECKPOINT -o BUNDLE")
+    precisions = ["fp32", *arguments.precision]
+    if arguments.bundle:
+        bundle = add_variants(Bundle.open(arguments.bundle), arguments.output, precisions, arguments.data)
+    else:
+        bundle = export(arguments.checkpoint, arguments.output, precisions, arguments.data)
     variants = bundle.variants.items()
     if arguments.json:
         result = {

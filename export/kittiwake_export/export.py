@@ -7,6 +7,7 @@ shares with a manifest are copied (kittiwake_runtime/manifest.py says what each 
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ from kittiwake_export.errors import ExportError
 from kittiwake_export.golden import example_inputs, reference_outputs
 from kittiwake_export.graph import settle, trace
 from kittiwake_export.quantize import Arrays
-from kittiwake_export.variants import judge, make_half, make_int8, run_trial
-from kittiwake_runtime.bundle import CARD, GOLDEN, Bundle, Golden, write_bundle, write_golden
+from kittiwake_export.variants import half_parity, judge, make_half, make_int8, run_trial
+from kittiwake_runtime.bundle import CARD, GOLDEN, MANIFEST, Bundle, Golden, write_bundle, write_golden
 from kittiwake_runtime.engines.base import golden_errors
 from kittiwake_runtime.engines.select import open_engine
 from kittiwake_runtime.fields import Fields
@@ -70,11 +71,7 @@ def export(checkpoint: Path, output: Path, precisions: Collection[str] = ("fp32"
         ExportError: the model can't be traced, its ONNX network differs from it above the tolerance, or a variant
             loses more than is allowed. Nothing is written then.
     """
-    unknown = set(precisions) - set(PRECISIONS)
-    if unknown:
-        raise ExportError(f"no precision {', '.join(sorted(unknown))}; there are {', '.join(PRECISIONS)}")
-    if "int8" in precisions and data is None:
-        raise ExportError("int8 needs real data to calibrate with", "name a folder: --data FOLDER")
+    _check_precisions(precisions, data)
     loaded = load_checkpoint(checkpoint)
     manifest = {key: loaded.meta[key] for key in _COPIED}
     manifest["variants"] = {"fp32": {"file": MODEL, "parity": {}}}
@@ -96,21 +93,83 @@ def export(checkpoint: Path, output: Path, precisions: Collection[str] = ("fp32"
     manifest["variants"]["fp32"]["parity"] = _parity(manifest, files, "fp32")
     _refuse_above_tolerance(manifest)
 
-    calibration = task.calibration(data) if task and data else Calibration((), ())
-    if "fp16" in precisions:
-        samples = [*(case.inputs for case in cases), *calibration.inputs[:_HALF_SAMPLES]]
-        _add_half(manifest, files, samples)
-    if "int8" in precisions and task and data:
-        _add_int8(manifest, files, calibration, task, data)
+    _add_variants(manifest, files, cases, precisions, task, data)
     card = write_card(manifest, loaded.meta.get("card", ""))
     return write_bundle(output, manifest, {**files, CARD: card.encode()})
 
 
-def _add_half(manifest: dict[str, Any], files: dict[str, bytes], samples: Sequence[Arrays]) -> None:
-    half, float_nodes = make_half(onnx.load_from_string(files[MODEL]), samples)
+def add_variants(bundle: Bundle, output: Path, precisions: Collection[str], data: Path | None = None) -> Bundle:
+    """Make variants of a finished bundle from its float32 network; one that is there already is made anew.
+
+    Args:
+        bundle: with golden values.
+        output: folder to write; the bundle's own replaces it.
+        precisions: "fp16", "int8" or both; "int8" needs ``data``.
+        data: as for :func:`export`.
+
+    Returns:
+        The new bundle, opened.
+
+    Raises:
+        TrainingError: the data can't be read, or the task is not known.
+        BundleError: there are no golden values, or ``output`` is there and is no bundle.
+        ExportError: a variant loses more than is allowed. Nothing is written then.
+    """
+    _check_precisions(precisions, data)
+    manifest = json.loads((bundle.root / MANIFEST).read_text(encoding="utf-8"))
+    kept = set(manifest.pop("files"))
+    del manifest["format_version"]
+    for precision in set(precisions) - {"fp32"}:
+        kept -= _networks(manifest["variants"].pop(precision, {}))
+    files = {name: bundle.file(name).read_bytes() for name in kept}
+    if bundle.variants["fp32"].file != MODEL:
+        raise ExportError(f"{bundle.name}: its float32 network is {bundle.variants['fp32'].file}; expected {MODEL}")
+    task = find_task(bundle.task) if data else None
+    _add_variants(manifest, files, bundle.golden(), precisions, task, data)
+    text = files.get(CARD, b"").decode().partition("## Origin\n\n")[2].partition("\n\n")[2]
+    return write_bundle(output, manifest, {**files, CARD: write_card(manifest, text).encode()})
+
+
+def _check_precisions(precisions: Collection[str], data: Path | None) -> None:
+    unknown = set(precisions) - set(PRECISIONS)
+    if unknown:
+        raise ExportError(f"no precision {', '.join(sorted(unknown))}; there are {', '.join(PRECISIONS)}")
+    if "int8" in precisions and data is None:
+        raise ExportError("int8 needs real data to calibrate with", "name a folder: --data FOLDER")
+
+
+def _networks(variant: Mapping[str, Any]) -> set[str]:
+    """The files of a variant in a manifest."""
+    return {part["file"] for part in (variant, variant.get("tensorrt", {})) if "file" in part}
+
+
+def _add_variants(
+    manifest: dict[str, Any],
+    files: dict[str, bytes],
+    cases: Sequence[Golden],
+    precisions: Collection[str],
+    task: Task | None,
+    data: Path | None,
+) -> None:
+    calibration = task.calibration(data) if task and data else Calibration((), ())
+    if "fp16" in precisions:
+        samples = [*(case.inputs for case in cases), *calibration.inputs[:_HALF_SAMPLES]]
+        _add_half(manifest, files, cases, samples)
+    if "int8" in precisions and task and data:
+        _add_int8(manifest, files, calibration, task, data)
+    manifest["variants"] = {name: manifest["variants"][name] for name in PRECISIONS if name in manifest["variants"]}
+
+
+def _add_half(
+    manifest: dict[str, Any], files: dict[str, bytes], cases: Sequence[Golden], samples: Sequence[Arrays]
+) -> None:
+    """Add fp16. Its parity is the larger of what this machine's engine shows and of what float16 gives."""
+    network = onnx.load_from_string(files[MODEL])
+    half, float_nodes = make_half(network, samples)
     files[MODEL_HALF] = settle(half).SerializeToString()
     manifest["variants"]["fp16"] = {"file": MODEL_HALF, "parity": {}, "float_nodes": float_nodes}
-    manifest["variants"]["fp16"]["parity"] = _parity(manifest, files, "fp16")
+    here, exact = _parity(manifest, files, "fp16"), half_parity(network, float_nodes, cases)
+    manifest["variants"]["fp16"]["parity"] = {name: max(error, exact[name]) for name, error in here.items()}
 
 
 def _add_int8(

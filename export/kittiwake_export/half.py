@@ -79,7 +79,7 @@ def to_half(network: onnx.ModelProto, keep: Iterable[str]) -> onnx.ModelProto:
         for i in written:
             copy.output[i] += SUFFIX
         if node.name in places:
-            _retype(copy)
+            _retype(copy, _FLOAT, _HALF)
         there.update(copy.output)
     for value in graph.output:
         provide(value.name, False)
@@ -87,6 +87,42 @@ def to_half(network: onnx.ModelProto, keep: Iterable[str]) -> onnx.ModelProto:
     used |= {value.name for value in graph.output}
     graph.initializer.extend(tensor for name, tensor in constants.items() if name in used)
     return result
+
+
+def rounded(network: onnx.ModelProto, keep: Iterable[str]) -> onnx.ModelProto:
+    """What :func:`to_half` computes, for a machine that has no float16: in float32, every tensor that would be float16
+    rounded to it (infinite where it overflows) as it is made; sums within an operator stay in float32, as on GPUs.
+
+    ONNX Runtime on a CPU would run the float16 network itself in float32 and leave the roundings out, so that nothing
+    overflows there.
+    """
+    result = to_half(network, keep)
+    graph = result.graph
+    nodes, constants = list(graph.node), list(graph.initializer)
+    del graph.node[:], graph.initializer[:]
+    for tensor in constants:
+        if tensor.name.endswith(SUFFIX):
+            tensor = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
+        graph.initializer.append(tensor)
+    for node in nodes:
+        copy = graph.node.add()
+        copy.CopyFrom(node)
+        _retype(copy, _HALF, _FLOAT)
+        for i, name in enumerate(node.output):
+            if name.endswith(SUFFIX):
+                copy.output[i] += ".exact"
+                graph.node.extend(_rounding(copy.output[i], name))
+    return result
+
+
+def _rounding(source: str, result: str) -> list[onnx.NodeProto]:
+    """To float16 and back; the identity between keeps a runtime from taking the two casts for none."""
+    half, same = f"{result}.half", f"{result}.same"
+    return [
+        helper.make_node("Cast", [source], [half], f"{result}.round", to=_HALF),
+        helper.make_node("Identity", [half], [same], f"{result}.hold"),
+        helper.make_node("Cast", [same], [result], f"{result}.widen", to=_FLOAT),
+    ]
 
 
 def find_float_nodes(nodes: list[str], passes: Callable[[list[str]], bool]) -> list[str] | None:
@@ -151,11 +187,11 @@ def _types(network: onnx.ModelProto) -> dict[str, int]:
     return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
-def _retype(node: onnx.NodeProto) -> None:
+def _retype(node: onnx.NodeProto, found: int, wanted: int) -> None:
     name = _TYPED.get(node.op_type)
     for attribute in node.attribute:
-        if attribute.name == name and attribute.i == _FLOAT:
-            attribute.i = _HALF
+        if attribute.name == name and attribute.i == found:
+            attribute.i = wanted
 
 
 def _captured(node: onnx.NodeProto) -> set[str]:

@@ -31,6 +31,8 @@ _SEVEN_BITS, _EIGHT_BITS = 64, 127
 _FLOAT_SHARE = 0.1
 _WORTH = 2.0
 _BIAS_LIMIT = 2.0**30
+_FLAT = 1e-30
+"""A range below this counts as zero: its step would be no normal float32."""
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -132,10 +134,12 @@ def quantize(
 
 
 def open_session(network: onnx.ModelProto) -> ort.InferenceSession:
-    """The network in ONNX Runtime on the CPU, and quiet."""
+    """The network in ONNX Runtime on the CPU, and quiet; identities stay, which hold roundings apart (half.py)."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    return ort.InferenceSession(network.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        network.SerializeToString(), options, ["CPUExecutionProvider"], disabled_optimizers=["EliminateIdentity"]
+    )
 
 
 def weight_of(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> np.ndarray | None:
@@ -305,7 +309,9 @@ class _Writer:
 def _steps(limits: tuple[float, float], symmetric: bool) -> tuple[float, np.ndarray]:
     """Scale and zero point for a range, which is stretched to hold zero."""
     low, high = min(limits[0], 0.0), max(limits[1], 0.0)
+    if high - low < _FLAT:
+        return 1.0, np.array(0, np.int8 if symmetric else np.uint8)
     if symmetric:
-        return (max(-low, high) / 127 or 1.0), np.array(0, np.int8)
-    scale = (high - low) / 255 or 1.0
-    return float(np.float32(scale)), np.array(round(-low / scale), np.uint8)
+        return max(-low, high) / 127, np.array(0, np.int8)
+    scale = float(np.float32((high - low) / 255))
+    return scale, np.array(min(255, round(-low / scale)), np.uint8)

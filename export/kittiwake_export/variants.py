@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 
 from kittiwake_export.errors import ExportError
-from kittiwake_export.half import find_float_nodes, halvable_nodes, to_half
+from kittiwake_export.half import find_float_nodes, halvable_nodes, rounded, to_half
 from kittiwake_export.quantize import PRODUCTS, Arrays, choose_products, measure, open_session, quantize
-from kittiwake_runtime.bundle import Bundle
+from kittiwake_runtime.bundle import Bundle, Golden
 from kittiwake_runtime.engines.select import open_engine
 from kittiwake_runtime.manifest import Accuracy
 from kittiwake_training.tasks import Task, Trial
@@ -43,7 +43,7 @@ def make_half(network: onnx.ModelProto, samples: Sequence[Arrays]) -> tuple[onnx
     sizes = [max(float(np.abs(case[i]).max(initial=0.0)) for case in expected) for i in range(len(expected[0]))]
 
     def passes(keep: Iterable[str]) -> bool:
-        found = _run(to_half(network, keep), samples)
+        found = _run(rounded(network, keep), samples)
         return all(
             np.abs(given - right).max(initial=0.0) <= HALF_SHARE * size  # false for NaN
             for case, reference in zip(found, expected, strict=True)
@@ -60,6 +60,18 @@ def make_half(network: onnx.ModelProto, samples: Sequence[Arrays]) -> tuple[onnx
             "export without fp16, or train with smaller activations",
         )
     return to_half(network, keep), keep
+
+
+def half_parity(network: onnx.ModelProto, keep: Iterable[str], cases: Sequence[Golden]) -> dict[str, float]:
+    """How far each output is off the golden ones in real float16, which a CPU doesn't show."""
+    session = open_session(rounded(network, keep))
+    names = [output.name for output in session.get_outputs()]
+    errors = dict.fromkeys(names, 0.0)
+    for case in cases:
+        for name, given in zip(names, session.run(names, dict(case.inputs)), strict=True):
+            difference = np.abs(given.astype(np.float64) - case.outputs[name].astype(np.float64))
+            errors[name] = max(errors[name], float(difference.max(initial=0.0)))
+    return errors
 
 
 def make_int8(

@@ -130,6 +130,10 @@ class Variant:
     accuracy: Accuracy | None = None
     tensorrt: Variant | None = None
 
+    def for_device(self, device: str) -> Variant:
+        """What runs there: on "tensorrt" and "tensorrt-ep" the network that was made for TensorRT, if there is one."""
+        return self.tensorrt if device.startswith("tensorrt") and self.tensorrt else self
+
     def allowed_error(self, output: str, tolerance: float) -> float:
         """How far an output may be off its golden value, in its unit: twice what was measured at export, since
         machines round differently, and at least the bundle's tolerance."""

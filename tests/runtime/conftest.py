@@ -33,12 +33,12 @@ def _manifest() -> dict[str, Any]:
     }
 
 
-def _network(opset: int = 18, operator: str = "Add", dtype: int = 1) -> bytes:
+def _network(opset: int = 18, operator: str = "Add", dtype: int = 1, node: str = "") -> bytes:
     onnx = pytest.importorskip("onnx")
     helper, shape = onnx.helper, ["N", 2, "L"]
     constants = [helper.make_tensor(name, dtype, [], [value]) for name, value in (("two", 2.0), ("one", 1.0))]
     graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "two"], ["t"]), helper.make_node(operator, ["t", "one"], ["y"])],
+        [helper.make_node("Mul", ["x", "two"], ["t"]), helper.make_node(operator, ["t", "one"], ["y"], node)],
         "twice",
         [helper.make_tensor_value_info("x", dtype, shape)],
         [helper.make_tensor_value_info("y", dtype, shape)],

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from kittiwake_runtime import Bundle, EngineError
+from kittiwake_runtime.bundle import write_bundle
 from kittiwake_runtime.engines import cache, tensorrt_library
 from kittiwake_runtime.engines.base import DamagedEngine, NoMemory
 from kittiwake_runtime.engines.cache import Recipe, build_engine, clean, engines, find_engine, make_recipe
@@ -33,7 +34,7 @@ BUILDER = """
 import json, os, signal, sys, time
 order, how = json.load(sys.stdin), os.environ.get("FAKE", "")
 with open(os.environ["FAKE_LOG"], "a") as log:
-    log.write(f"{os.getpid()}\\n")
+    log.write(f"{os.getpid()} {order['file']}\\n")
 def say(**words):
     print(json.dumps(words), flush=True)
 with open(order["engine"], "wb") as file:
@@ -158,6 +159,24 @@ def test_a_recipe_follows_the_bundle(make_bundle: Make, network: Any, monkeypatc
         make_recipe(make_bundle(), "fp32", ORIN, parse_sizes(["Q=1"]))
 
 
+def test_where_tensorrt_has_a_network_of_its_own_that_is_built(
+    make_bundle: Make, network: Any, monkeypatch: pytest.MonkeyPatch, log: Path
+) -> None:
+    monkeypatch.setattr(tensorrt_library, "load", lambda: Library("tensorrt", "10.3.0.30", None))
+    root = make_bundle().root
+    files = {name: (root / name).read_bytes() for name in ("model.onnx", "golden.npz", "card.md")}
+    files |= {"signed.onnx": network(operator="Sub"), "unsigned.onnx": network(operator="Max")}
+    manifest = json.loads((root / "manifest.json").read_text())
+    signed = {"file": "signed.onnx", "parity": {}}
+    manifest["variants"]["int8"] = {"file": "unsigned.onnx", "parity": {}, "tensorrt": signed}
+    bundle = write_bundle(root, {k: v for k, v in manifest.items() if k not in ("files", "format_version")}, files)
+    assert list(make_recipe(bundle, "int8", ORIN).models) == ["signed.onnx"]
+    assert list(make_recipe(bundle, "fp32", ORIN).models) == ["model.onnx"]
+    build(bundle, make_recipe(bundle, "int8", ORIN))
+    assert "signed.onnx" in log.read_text()
+    assert bundle.variants["int8"].for_device("cpu").file == "unsigned.onnx"
+
+
 @pytest.mark.parametrize("word", ["N", "N=", "N=a", "N=1:2", "N=3:2:1", "N=0", "N=-1:2:3"])
 def test_a_malformed_size_is_refused(word: str) -> None:
     with pytest.raises(EngineError, match="--size"):
@@ -241,6 +260,27 @@ def test_a_sidecar_that_was_altered_counts_for_nothing(make_bundle: Make, log: P
     build(bundle)
     assert json.loads(sidecar.read_text())["recipe"]["version"] == "10.3.0.30"
     assert len(log.read_text().splitlines()) == 2
+
+
+def test_a_full_disk_while_the_sidecar_is_written(make_bundle: Make, tmp_path: Path, monkeypatch: Any) -> None:
+    """The engine is there, but without its sidecar nothing takes it for one."""
+    bundle = make_bundle()
+    real = Path.replace
+
+    def fill_up(path: Path, target: Path) -> Path:
+        result = real(path, target)
+        if target.suffix == ".engine":
+            path.symlink_to("/dev/full")  # whatever is written there meets ENOSPC
+        return result
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "replace", fill_up)
+        with pytest.raises(EngineError, match="no space is left for the engine") as caught:
+            build(bundle)
+    assert "KITTIWAKE_CACHE" in caught.value.hint
+    assert list(engines()) == []
+    assert ".part" not in files(tmp_path / "cache")
+    assert build(bundle).read() == b"half an engine"
 
 
 def test_a_folder_that_cannot_be_written_is_named(make_bundle: Make, tmp_path: Path) -> None:

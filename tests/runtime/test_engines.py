@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from kittiwake_runtime import Bundle, EngineError, open_engine
+from kittiwake_runtime import Bundle, BundleError, EngineError, open_engine
 from kittiwake_runtime.engines.base import golden_errors
 from kittiwake_runtime.engines.cuda import Device
 
@@ -55,6 +56,46 @@ def test_wrong_inputs_are_refused_with_what_was_expected(
 ) -> None:
     with open_engine(make_bundle()) as engine, pytest.raises(EngineError, match=message):
         engine.infer(inputs)
+
+
+@pytest.mark.parametrize("where", [(0, 0, 0), (1, 1, 3)])
+def test_nan_is_refused_with_its_place_and_infinity_is_not(make_bundle: Make, where: tuple[int, int, int]) -> None:
+    x = X.copy()
+    x[where] = np.nan
+    with open_engine(make_bundle()) as engine:
+        place = ", ".join(map(str, where))
+        with pytest.raises(EngineError, match=rf"input x holds 1 NaN, the first at \({place}\)") as caught:
+            engine.infer({"x": x})
+        assert "mask or replace" in caught.value.hint
+        x[where] = np.inf
+        assert np.isposinf(engine.infer({"x": x})["y"][where])
+
+
+def test_a_bundle_without_golden_values_is_run_but_not_verified(make_bundle: Make) -> None:
+    root = make_bundle().root
+    (root / "golden.npz").unlink()
+    manifest = json.loads((root / "manifest.json").read_text())
+    del manifest["files"]["golden.npz"]
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    with open_engine(Bundle.open(root), device="cpu") as engine:
+        np.testing.assert_array_equal(engine.infer({"x": X})["y"], 2 * X + 1)
+        with pytest.raises(BundleError, match=r"has no file golden\.npz"):
+            golden_errors(engine)
+
+
+def test_an_array_on_a_gpu_is_refused_on_the_cpu(make_bundle: Make) -> None:
+    class OnGpu:
+        shape, dtype = X.shape, X.dtype
+
+        def __dlpack__(self) -> None:
+            raise AssertionError("not to be read")
+
+    with open_engine(make_bundle(), device="cpu") as engine:
+        with pytest.raises(EngineError, match="of type OnGpu; expected a numpy array") as caught:
+            engine.infer({"x": OnGpu()})
+        assert "needs an engine that runs there" in caught.value.hint
+        with pytest.raises(EngineError, match="where no array is on the GPU"):
+            engine.infer_gpu({"x": X})
 
 
 def test_the_same_name_is_the_same_size_in_every_tensor(make_bundle: Make) -> None:
@@ -164,7 +205,8 @@ def test_an_unknown_opset_is_named(make_bundle: Make, network: Callable[..., byt
 
 def test_an_unsupported_operator_is_named(make_bundle: Make, network: Callable[..., bytes]) -> None:
     with pytest.raises(EngineError, match=r"model\.onnx on cpu: .*Frobnicate") as caught:
-        open_engine(make_bundle(network(operator="Frobnicate")), device="cpu")
+        open_engine(make_bundle(network(operator="Frobnicate", node="the_culprit")), device="cpu")
+    assert "the_culprit" in caught.value.message
     assert caught.value.hint
 
 

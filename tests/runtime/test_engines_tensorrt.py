@@ -17,6 +17,8 @@ from kittiwake_runtime import Bundle, EngineError, open_engine
 from kittiwake_runtime.cli import main
 from kittiwake_runtime.engines import tensorrt_library
 from kittiwake_runtime.engines.base import BadPlugin, DamagedEngine, DeviceUnavailable, NoMemory, WrongGpu, WrongVersion
+from kittiwake_runtime.engines.cache import build_engine, make_recipe
+from kittiwake_runtime.engines.cuda import gpu_ahead_of_time
 from kittiwake_runtime.engines.profiles import profile_sizes
 from kittiwake_runtime.engines.tensorrt_build import BuildOrder, build
 from kittiwake_runtime.engines.tensorrt_library import named
@@ -52,7 +54,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def order(bundle: Bundle, precision: str = "fp32", sm: str = "8.6") -> BuildOrder:
-    return BuildOrder(str(bundle.root), bundle.variants[precision].file, profile_sizes(bundle), sm)
+    file = bundle.variants[precision].for_device("tensorrt").file
+    return BuildOrder(str(bundle.root), file, profile_sizes(bundle), sm)
 
 
 def silent(share: float, phase: str) -> None:
@@ -96,6 +99,20 @@ def test_an_unsupported_operator_is_named_with_its_node(rtx: Any, make_bundle: M
 def test_a_gpu_that_it_does_not_build_for(rtx: Any, make_bundle: Make) -> None:
     with pytest.raises(EngineError, match=r"can't build for SM 9\.0; it can for SM75, "):
         build(order(make_bundle(), sm="9.0"), silent)
+
+
+def test_a_full_disk_is_named(rtx: Any, cache: Path, make_bundle: Make) -> None:
+    """The builder's process writes to a device that is always full."""
+    bundle = make_bundle()
+    recipe = make_recipe(bundle, "fp32", gpu_ahead_of_time("8.6"))
+    part = cache / bundle.name / f"{recipe.key}.part"
+    part.parent.mkdir(parents=True)
+    part.symlink_to("/dev/full")
+    with pytest.raises(EngineError, match="no space is left for the engine") as caught:
+        build_engine(bundle, recipe, silent)
+    assert "KITTIWAKE_CACHE" in caught.value.hint
+    assert {path.suffix for path in part.parent.iterdir()} == {".lock"}
+    assert build_engine(bundle, recipe, silent).read()
 
 
 def test_the_command_builds_lists_and_verifies(rtx: Any, cache: Path, make_bundle: Make, capsys: Any) -> None:

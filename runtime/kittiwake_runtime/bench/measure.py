@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from statistics import median
 from typing import Any
 
@@ -23,6 +24,7 @@ BLOCK = 10
 """Runs of one contender in a row."""
 STAGES = ("pre", "infer", "post", "end_to_end")
 _WARM_RUNS, _WARM_S = 10, 0.5
+_STREAM_S = 2.0
 
 Arrays = Mapping[str, Any]
 Progress = Callable[[int], object]
@@ -144,14 +146,14 @@ def _warm_up(contender: Contender) -> None:
         runs += 1
 
 
-def _throughput(contender: Contender, count: int) -> float:
+def _throughput(contender: Contender, most: int) -> float:
+    """Inferences a second on a stream that ends after ``most`` inputs or two seconds."""
     inputs = contender.workload.pre()
-    stream = (inputs for _ in range(count))
-    outputs = contender.infer_each(stream) if contender.infer_each else map(contender.infer, stream)
     began = time.perf_counter()
-    for _ in outputs:
-        pass
-    return count / (time.perf_counter() - began)
+    stream = (inputs for _ in takewhile(lambda _: time.perf_counter() - began < _STREAM_S, range(most)))
+    outputs = contender.infer_each(stream) if contender.infer_each else map(contender.infer, stream)
+    done = sum(1 for _ in outputs)
+    return done / (time.perf_counter() - began)
 
 
 def _drop_what_is_not(workload: Workload, samples: Samples) -> None:

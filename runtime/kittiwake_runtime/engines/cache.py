@@ -235,15 +235,19 @@ def _is_kept(sidecar: Path, unwanted: Callable[[CachedEngine], bool]) -> bool:
 
 def _model_files(bundle: Bundle, precision: str) -> dict[str, str]:
     """The variant's network and whatever it may refer to: all files but other variants' and those for people."""
-    others = {variant.file for name, variant in bundle.variants.items() if name != precision}
-    others -= {bundle.variants[precision].file}
+    networks = {part.file for variant in bundle.variants.values() for part in (variant, variant.tensorrt) if part}
+    others = networks - {_network_file(bundle, precision)}
     return {name: sha for name, sha in sorted(bundle.files.items()) if name not in {GOLDEN, CARD, *others}}
+
+
+def _network_file(bundle: Bundle, precision: str) -> str:
+    return bundle.variants[precision].for_device("tensorrt").file
 
 
 def _order(bundle: Bundle, recipe: Recipe) -> BuildOrder:
     return BuildOrder(
         bundle=str(bundle.root),
-        file=bundle.variants[recipe.precision].file,
+        file=_network_file(bundle, recipe.precision),
         sizes={name: DimRange(*dim) for name, dim in recipe.sizes.items()},
         sm="" if recipe.gpu.is_here else recipe.gpu.sm,
         **recipe.options,

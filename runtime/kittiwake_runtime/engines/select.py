@@ -114,7 +114,7 @@ def _has_tensorrt() -> bool:
 
 def _choose(bundle: Bundle, precision: str, device: str) -> Variant:
     preferred = (precision, *_PREFERRED[device])
-    return bundle.variants[next(name for name in preferred if name in bundle.variants)]
+    return bundle.variants[next(name for name in preferred if name in bundle.variants)].for_device(device)
 
 
 def _check_choice(what: str, given: str, allowed: Iterable[str]) -> None:
