@@ -73,10 +73,7 @@ VARIANTS: dict[str, Variant] = {
     "temperature.05": Variant("temperature 0.05 instead of 0.07", ("temperature=0.05",)),
     "network.width192": Variant("width 192, the shipped size", ("cnn.width=192",)),
     "network.gradients": Variant("hand-made: gradient orientations", ("model=localization.gradients",)),
-    "network.lite0": Variant(
-        "EfficientNet-Lite0's first stages, from ImageNet", ("model=localization.lite0", "public_weights=true")
-    ),
-    "network.lite0_fresh": Variant("the same, from fresh weights", ("model=localization.lite0",)),
+    "network.lite0": Variant("EfficientNet-Lite0's first blocks, from ImageNet", ("model=localization.lite0",)),
     "network.capsules": Variant("capsule head on the same backbone", ("model=localization.capsules",)),
 }
 NETWORKS = ("network.gradients", "network.lite0", "network.capsules", "base")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS_DIR = Path(__file__).resolve().parent / "results"
-PACKAGES = ("numpy", "scipy", "opencv-python-headless", "onnxruntime", "rasterio", "pyproj")
+PACKAGES = ("numpy", "scipy", "opencv-python-headless", "onnxruntime", "rasterio", "pyproj", "torch", "torch-pruning")
 
 
 @dataclass(frozen=True)

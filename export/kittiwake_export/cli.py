@@ -21,6 +21,15 @@ precision loses more than the task allows.
 """
 
 
+_TIMES_EXAMPLES = """\
+examples:
+  kittiwake layer-times runs/descriptor -o times.json               float32 and int8, one thread
+  kittiwake prune runs/descriptor --times times.json --backend int8 --target latency=0.5 --data places -o runs/pruned
+
+Measure where the network is to run, and let nothing else run meanwhile.
+"""
+
+
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", type=Path, nargs="?", help="a folder with weights.safetensors and checkpoint.json"
@@ -79,4 +88,34 @@ command = Command(
     add_arguments=_add_arguments,
     run=_run,
     epilog=_EXAMPLES,
+)
+
+
+def _add_times_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, help="of the network that is to be pruned")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="TABLE", help="the JSON file to write")
+    parser.add_argument("--precision", action="append", choices=("fp32", "int8"), help="both without it")
+    parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime (1)")
+
+
+def _run_times(arguments: argparse.Namespace) -> int:
+    from kittiwake_export.layer_times import PRECISIONS, measure_checkpoint
+
+    models = measure_checkpoint(
+        arguments.checkpoint, arguments.output, arguments.precision or PRECISIONS, arguments.threads
+    )
+    for model in models:
+        counts = sum(times.seconds.size for times in model.layers.values())
+        print(f"{model.backend}: {counts} layers of {len(model.layers)} kinds; in networks they take "
+              f"{model.scale:.2f} times as long, and {1e3 * model.fixed_s:.3g} ms stand beside them")  # fmt: skip
+    print(f"wrote {arguments.output}")
+    return 0
+
+
+times_command = Command(
+    name="layer-times",
+    help="measure how long a network's layers take here, for pruning to a latency",
+    add_arguments=_add_times_arguments,
+    run=_run_times,
+    epilog=_TIMES_EXAMPLES,
 )

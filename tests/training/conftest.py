@@ -41,6 +41,11 @@ def _make_place() -> Callable[..., Place]:
     return make_place
 
 
+@pytest.fixture(scope="session")
+def place_maker() -> Callable[..., Place]:
+    return make_place
+
+
 @pytest.fixture
 def places() -> list[Place]:
     train = [make_place(f"train_{i}", seed=i) for i in range(3)]

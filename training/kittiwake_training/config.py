@@ -47,6 +47,18 @@ def load_config(kind: type[T], path: Path | None = None, settings: Sequence[str]
     return from_mapping(kind, values)
 
 
+def with_settings(config: T, settings: Sequence[str]) -> T:
+    """A config with some values changed: ``key=value`` each, as for :func:`load_config`.
+
+    Raises:
+        TrainingError: a key is unknown or has a value of another type.
+    """
+    values = dataclasses.asdict(config)  # type: ignore[call-overload]
+    for setting in settings:
+        _insert(values, setting)
+    return from_mapping(type(config), values)
+
+
 def from_mapping(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """A dataclass from nested mappings; what is not given keeps its default.
 

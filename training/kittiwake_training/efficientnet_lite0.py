@@ -72,7 +72,7 @@ class SameConv(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """An inverted residual: expand, convolve every channel, project; the input is added where the shapes agree.
+    """An inverted residual: expand, convolve every channel, project, and perhaps add the input.
 
     Args:
         channels_in: of the input.
@@ -80,11 +80,12 @@ class Block(nn.Module):
         channels_out: of the output.
         stage: kernel and expansion are taken from it.
         stride: of the depthwise convolution.
+        skips: whether the input is added: in all blocks of a stage but its first, whatever the channels are.
     """
 
-    def __init__(self, channels_in: int, wide: int, channels_out: int, stage: Stage, stride: int) -> None:
+    def __init__(self, channels_in: int, wide: int, channels_out: int, stage: Stage, stride: int, skips: bool) -> None:
         super().__init__()
-        self.expands, self.skips = stage.expansion > 1, stride == 1 and channels_in == channels_out
+        self.expands, self.skips = stage.expansion > 1, skips
         if self.expands:
             self._expand_conv = nn.Conv2d(channels_in, wide, 1, bias=False)
             self._bn0 = nn.BatchNorm2d(wide, eps=_EPSILON)
@@ -120,15 +121,15 @@ class EfficientNetLite0(nn.Module):
         classes: int = 1000,
     ) -> None:
         super().__init__()
-        strides = [(stage, stage.stride if i == 0 else 1) for stage in STAGES for i in range(stage.repeats)]
-        counts = [(int(wide), int(out)) for wide, out in blocks] if blocks else _published_blocks(stem)
-        if len(counts) != len(strides):
-            raise TrainingError(f"{len(counts)} blocks; EfficientNet-Lite0 has {len(strides)}")
+        kinds = [(stage, i) for stage in STAGES for i in range(stage.repeats)]
+        counts = [(int(wide), int(out)) for wide, out in blocks] if blocks else published_blocks(stem)
+        if len(counts) != len(kinds):
+            raise TrainingError(f"{len(counts)} blocks; EfficientNet-Lite0 has {len(kinds)}")
         self._conv_stem = SameConv(3, stem, 3, 2)
         self._bn0 = nn.BatchNorm2d(stem, eps=_EPSILON)
         made, channels = [], stem
-        for (wide, out), (stage, stride) in zip(counts, strides, strict=True):
-            made.append(Block(channels, wide, out, stage, stride))
+        for (wide, out), (stage, i) in zip(counts, kinds, strict=True):
+            made.append(Block(channels, wide, out, stage, 1 if i else stage.stride, skips=i > 0))
             channels = out
         self._blocks = nn.ModuleList(made)
         self._conv_head = nn.Conv2d(channels, head, 1, bias=False)
@@ -146,12 +147,32 @@ class EfficientNetLite0(nn.Module):
         """
         return self._fc(functional.adaptive_avg_pool2d(self.features(image), 1).flatten(1))
 
+    @property
+    def untouched(self) -> tuple[nn.Module, ...]:
+        """What pruning leaves alone: nothing."""
+        return ()
+
+    @staticmethod
+    def widths_in(state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The arguments that make a network of this state's shapes."""
+        return {
+            "stem": len(state["_conv_stem.weight"]),
+            "blocks": block_widths(state, sum(stage.repeats for stage in STAGES)),
+            "head": len(state["_conv_head.weight"]),
+        }
+
     def features(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, head, H / 32, W / 32), what the classifier averages."""
         x = functional.relu6(self._bn0(self._conv_stem(image)))
         for block in self._blocks:
             x = block(x)
         return functional.relu6(self._bn1(self._conv_head(x)))
+
+
+def block_widths(state: Mapping[str, Tensor], count: int) -> list[list[int]]:
+    """Depthwise channels and output channels of the first blocks, from the shapes of a state."""
+    layers = ("_depthwise_conv", "_project_conv")
+    return [[len(state[f"_blocks.{i}.{layer}.weight"]) for layer in layers] for i in range(count)]
 
 
 def pretrained() -> EfficientNetLite0:
@@ -223,7 +244,8 @@ def checkpoint_meta(config: Mapping[str, Any] | None = None, commit: str = "") -
     }  # fmt: skip
 
 
-def _published_blocks(stem: int) -> list[tuple[int, int]]:
+def published_blocks(stem: int = 32) -> list[tuple[int, int]]:
+    """Depthwise channels and output channels of each block, as published."""
     counts, channels = [], stem
     for stage in STAGES:
         for _ in range(stage.repeats):

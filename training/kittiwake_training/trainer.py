@@ -97,6 +97,7 @@ def fit(
     *,
     resume: bool = False,
     stop_after_s: float = math.inf,
+    before_step: Callable[[nn.Module], None] | None = None,
 ) -> Progress:
     """Train until the steps are done or the time is up.
 
@@ -109,6 +110,7 @@ def fit(
         folder: gets the state, the log and the loss curve.
         resume: go on from the state in ``folder``, if there is one.
         stop_after_s: seconds after which this call stops, whatever is left to do.
+        before_step: gets the module between its gradients and the optimizer's step, and may change its weights.
 
     Returns:
         Where the run is; it is finished when ``step`` equals ``config.steps``.
@@ -133,6 +135,8 @@ def fit(
         scalars = losses(wrapped, progress.step, progress.step / config.steps)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(scalars["loss"])
+        if before_step is not None:
+            before_step(module)
         fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip)
         optimizer.step()
         progress.step += 1

@@ -16,16 +16,20 @@ are ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
+
+from kittiwake_training.errors import TrainingError
 
 DISC_PX = 33
 """Receptive field, and the diameter of the disc of ground that a query shows."""
 CELL_PX = 2
 """Stride: one descriptor every so many pixels."""
+BLOCKS = 3
+"""Residual blocks."""
 HALO_PX = 15
 """How far local normalization looks beyond the receptive field."""
 
@@ -34,7 +38,7 @@ class LocalContrast(nn.Module):
     """Masked local normalization: (x - mean) / spread over Gaussian neighbourhoods of seen pixels.
 
     Each Gaussian is cut at 15 px; sums run over zeros beyond the border, where nothing is seen either. The
-    results are clamped to +-3 and zero where unseen. Always float32: the variance is a difference of near-equal
+    results are clamped to +-3 and zero where unseen. Never below float32: the variance is a difference of near-equal
     numbers, which half precision can't hold.
 
     Args:
@@ -56,7 +60,7 @@ class LocalContrast(nn.Module):
     def forward(self, view: Tensor) -> Tensor:
         """(N, 2, H, W) gray times mask and mask -> (N, scales + 1, H, W) normalized grays and mask, float32."""
         with torch.autocast(view.device.type, enabled=False):
-            view = view.float()
+            view = view.to(torch.promote_types(view.dtype, torch.float32))
             mask = view[:, 1:]
             # Around mid-gray the squares are small, so the variance keeps its digits.
             gray = view[:, :1] - 0.5 * mask
@@ -83,10 +87,10 @@ class ConvNorm(nn.Sequential):
 class Residual(nn.Module):
     """Two unpadded 3 x 3 convolutions beside a skip that drops the two border pixels they consume."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
-        self.first = ConvNorm(channels, channels)
-        self.second = ConvNorm(channels, channels)
+        self.first = ConvNorm(channels, inner)
+        self.second = ConvNorm(inner, channels)
         # A block starts as its skip: deep stacks then train at once.
         nn.init.zeros_(self.second[1].weight)
 
@@ -95,16 +99,40 @@ class Residual(nn.Module):
         return functional.relu(self.second(functional.relu(self.first(x))) + x[:, :, 2:-2, 2:-2])
 
 
-class ContrastDescriptor(nn.Module):
-    """What descriptor networks share: local contrast first, in float32, then what a subclass makes of it.
+class DescriptorCNN(nn.Module):
+    """The descriptor network; see the module's text.
 
     Args:
+        width: channels of the seven layers after the stride; the first two have a quarter and a half of it.
+        dim: length of the descriptor.
         sigmas_px: neighbourhoods of ``LocalContrast``.
+        widths: channels of single layers, as pruning leaves them: of the first layer, the second, the third and
+            all blocks' outputs together, and within each of the three blocks. Empty: as ``width`` says.
+
+    With the defaults it has 0.99 M parameters and costs 0.49 MFLOP a map pixel.
     """
 
-    def __init__(self, sigmas_px: Sequence[float]) -> None:
+    def __init__(
+        self, width: int = 128, dim: int = 48, sigmas_px: Sequence[float] = (5.0,), widths: Sequence[int] = ()
+    ) -> None:
         super().__init__()
+        self.width, self.dim = width, dim
+        first, second, trunk, *inner = widths or (width // 4, width // 2, *[width] * 4)
+        if len(inner) != BLOCKS:
+            raise TrainingError(
+                f"widths {list(widths)}: expected {3 + BLOCKS} numbers, one for each layer that has any"
+            )
         self.contrast = LocalContrast(sigmas_px)
+        self.stem = nn.Sequential(
+            ConvNorm(len(sigmas_px) + 1, first),
+            nn.ReLU(),
+            ConvNorm(first, second, stride=CELL_PX),
+            nn.ReLU(),
+            ConvNorm(second, trunk),
+            nn.ReLU(),
+        )
+        self.blocks = nn.Sequential(*(Residual(trunk, channels) for channels in inner))
+        self.head = nn.Conv2d(trunk, dim, 1)
 
     def forward(self, view: Tensor) -> Tensor:
         """Describe views of the ground.
@@ -119,44 +147,28 @@ class ContrastDescriptor(nn.Module):
         return self.describe(self.contrast(view))
 
     def describe(self, contrast: Tensor) -> Tensor:
-        """The same from what ``self.contrast`` gave, (N, scales + 1, H, W) float32."""
-        raise AssertionError("a subclass describes")
-
-
-class DescriptorCNN(ContrastDescriptor):
-    """The descriptor network; see the module's text.
-
-    Args:
-        width: channels of the seven layers after the stride; the first two have a quarter and a half of it.
-        dim: length of the descriptor.
-        sigmas_px: neighbourhoods of ``LocalContrast``.
-
-    With the defaults it has 0.99 M parameters and costs 0.49 MFLOP a map pixel.
-    """
-
-    def __init__(self, width: int = 128, dim: int = 48, sigmas_px: Sequence[float] = (5.0,)) -> None:
-        super().__init__(sigmas_px)
-        self.width, self.dim = width, dim
-        self.stem = nn.Sequential(
-            ConvNorm(len(sigmas_px) + 1, width // 4),
-            nn.ReLU(),
-            ConvNorm(width // 4, width // 2, stride=CELL_PX),
-            nn.ReLU(),
-            ConvNorm(width // 2, width),
-            nn.ReLU(),
-        )
-        self.blocks = nn.Sequential(*(Residual(width) for _ in range(3)))
-        self.head = nn.Conv2d(width, dim, 1)
-
-    def describe(self, contrast: Tensor) -> Tensor:
-        """(N, scales + 1, H, W) contrasts and mask -> (N, dim, h, w) of unit length."""
+        """The same from what ``self.contrast`` gave, float32."""
         return unit_length(self.head(self.blocks(self.stem(contrast))))
+
+    @property
+    def untouched(self) -> tuple[nn.Module, ...]:
+        """What pruning leaves alone."""
+        return (self.contrast,)
+
+    @staticmethod
+    def widths_in(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
+        """The arguments that make a network of this state's shapes."""
+        layers = ["stem.0.0", "stem.2.0", "stem.4.0", *(f"blocks.{i}.first.0" for i in range(BLOCKS))]
+        return {"widths": [len(state[f"{layer}.weight"]) for layer in layers]}
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """Scale (N, D, h, w) to unit L2 length over D, in float32; a zero vector stays near zero."""
-    x = x.float()
+    """Scale (N, D, h, w) to unit L2 length over D, in float32 at least; a zero vector stays near zero."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     return x / torch.sqrt((x * x).sum(dim=1, keepdim=True) + 1e-12)
+
+
+fx.wrap("unit_length")  # one step for torch.fx, which can't ask a traced tensor for its dtype
 
 
 def flops_per_pixel(width: int, dim: int, scales: int = 1) -> float:

@@ -21,6 +21,7 @@ from kittiwake_training.distributed import Peers
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.data import PairSampler, SamplerConfig
 from kittiwake_training.localization.evaluate import EvaluationConfig, calibration, evaluate, metrics
+from kittiwake_training.localization.lite0 import KEY as LITE0
 from kittiwake_training.localization.lite0 import Lite0Descriptor
 from kittiwake_training.localization.losses import info_nce
 from kittiwake_training.localization.model import CELL_PX, DISC_PX, HALO_PX
@@ -41,6 +42,7 @@ class CnnConfig:
     width: int = 128
     dim: int = 48
     sigmas_px: tuple[float, ...] = (5.0, 12.0)
+    widths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,15 @@ class LocalizationConfig:
 
     Args:
         name: the checkpoint's, and the bundle's that is made of it.
-        model: the registry's key: ``localization.cnn``, ``localization.lite0`` (the beginning of EfficientNet-Lite0),
-            ``localization.capsules``, or ``localization.gradients``, which is hand-made: it is only calibrated.
+        model: the registry's key. ``localization.lite0`` starts from weights of ImageNet and takes ``cnn.dim`` and
+            ``cnn.sigmas_px``; ``localization.capsules`` takes ``cnn.width`` besides; ``localization.gradients`` is
+            hand-made: it is only calibrated.
         seed: of weights, batches and evaluation.
         temperature: of the loss.
         freeze_norm_at: share of the steps after which batch normalization keeps its running statistics, so
             that the last steps train the network as it will run.
         init: a checkpoint to start from; its model must be the same. Empty: start from fresh weights.
-        public_weights: begin ``localization.lite0`` from the ImageNet weights that are public.
-        cnn: size of the network; of those without a choice of widths, the length of the descriptor alone.
+        cnn: size of the network, when it is one.
         sampler: how pairs are drawn.
         world: the procedural places.
         trainer: optimization.
@@ -89,7 +91,6 @@ class LocalizationConfig:
     temperature: float = 0.07
     freeze_norm_at: float = 0.8
     init: str = ""
-    public_weights: bool = False
     cnn: CnnConfig = field(default_factory=CnnConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
@@ -223,10 +224,8 @@ def make_model(config: LocalizationConfig) -> nn.Module:
     key, settings = config.model, model_settings(config)
     if not config.init:
         model = build_model(key, settings)
-        if config.public_weights:
-            if not isinstance(model, Lite0Descriptor):
-                raise TrainingError(f"there are no public weights for {key}", "set model=localization.lite0")
-            model.take_public_weights()
+        if isinstance(model, Lite0Descriptor):
+            model.load_imagenet()
         return model
     start = load_checkpoint(Path(config.init))
     if start.meta["model"] != {"key": key, "config": settings}:
@@ -236,11 +235,14 @@ def make_model(config: LocalizationConfig) -> nn.Module:
 
 def model_settings(config: LocalizationConfig) -> dict[str, Any]:
     """What the registry's factory takes."""
-    if config.model == "localization.gradients":
+    cnn, key = config.cnn, config.model
+    if key == "localization.gradients":
         return {}
-    size = {**asdict(config.cnn), "sigmas_px": list(config.cnn.sigmas_px)}  # as JSON gives them back
-    if config.model == "localization.lite0":
-        del size["width"]
+    size: dict[str, Any] = {"dim": cnn.dim, "sigmas_px": list(cnn.sigmas_px)}  # as JSON gives them back
+    if key != LITE0:
+        size["width"] = cnn.width
+    if cnn.widths:
+        size["widths"] = list(cnn.widths)
     return size
 
 

@@ -1,0 +1,1 @@
+"""Networks made smaller for devices: structured pruning to a target, and dead channels removed with proof."""
