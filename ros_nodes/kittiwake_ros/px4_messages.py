@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from kittiwake_runtime.errors import KittiwakeError
 
 Quaternion = tuple[float, float, float, float]
