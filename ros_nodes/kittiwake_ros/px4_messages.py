@@ -37,12 +37,19 @@ class Endpoint:
     """A topic of the bridge to PX4.
 
     Attributes:
-        topic: its name below the vehicle's namespace, as ``/fmu/in/aux_global_position_v1``.
+        name: without version, below the vehicle's namespace, as ``/fmu/in/aux_global_position``.
+        version: of the message; 0 is not written.
         type: the message's class.
     """
 
-    topic: str
+    name: str
+    version: int
     type: Any
+
+    @property
+    def topic(self) -> str:
+        """The name as it is used, such as ``/fmu/in/aux_global_position_v1``."""
+        return self.name + (f"_v{self.version}" if self.version else "")
 
 
 @dataclass(frozen=True)
@@ -120,8 +127,7 @@ def endpoint(messages: Any, direction: Literal["in", "out"], name: str, type_nam
     message = getattr(messages, type_name, None)
     if message is None:
         return None
-    version = int(getattr(message, "MESSAGE_VERSION", 0))
-    return Endpoint(f"/fmu/{direction}/{name}" + (f"_v{version}" if version else ""), message)
+    return Endpoint(f"/fmu/{direction}/{name}", int(getattr(message, "MESSAGE_VERSION", 0)), message)
 
 
 def position_input(messages: Any) -> Endpoint:
@@ -235,7 +241,7 @@ def motion_of_odometry(message: Any) -> MotionSample:
     q = _unit(message.q)
     yaw, forward, right = math.nan, math.nan, math.nan
     if q is not None:
-        yaw = _yaw(q)
+        yaw = yaw_of(q)
         velocity = np.asarray(message.velocity, np.float64)
         if message.velocity_frame == message.VELOCITY_FRAME_BODY_FRD:
             velocity = rotation(q) @ velocity
@@ -322,7 +328,15 @@ def rotation(q: Quaternion) -> npt.NDArray[np.float64]:
     )
 
 
-def _yaw(q: Quaternion) -> float:
+def turned(q: Quaternion, yaw_rad: float) -> Quaternion:
+    """A rotation followed by a turn about the world's third axis."""
+    w, x, y, z = q
+    c, s = math.cos(yaw_rad / 2), math.sin(yaw_rad / 2)
+    return c * w - s * z, c * x - s * y, c * y + s * x, c * z + s * w
+
+
+def yaw_of(q: Quaternion) -> float:
+    """Angle of the body's forward axis about the world's third axis, from its first."""
     w, x, y, z = q
     return math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
 
