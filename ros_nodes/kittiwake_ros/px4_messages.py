@@ -15,11 +15,10 @@ from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from kittiwake_runtime.errors import KittiwakeError
 
-Quaternion = tuple[float, float, float, float]
+from .geometry import Quaternion, rotation, unit, yaw_of
 
 SOURCE_VISION = 2
 """``AuxGlobalPosition.SOURCE_VISION``."""
@@ -316,18 +315,6 @@ def ned_to_enu(q: Quaternion) -> Quaternion:
     return half * (w + z), half * (x + y), half * (x - y), half * (w - z)
 
 
-def rotation(q: Quaternion) -> npt.NDArray[np.float64]:
-    """``(3, 3)`` rotation matrix of a unit quaternion ``(w, x, y, z)``."""
-    w, x, y, z = q
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
 def turned(q: Quaternion, yaw_rad: float) -> Quaternion:
     """A rotation followed by a turn about the world's third axis."""
     w, x, y, z = q
@@ -335,18 +322,9 @@ def turned(q: Quaternion, yaw_rad: float) -> Quaternion:
     return c * w - s * z, c * x - s * y, c * y + s * x, c * z + s * w
 
 
-def yaw_of(q: Quaternion) -> float:
-    """Angle of the body's forward axis about the world's third axis, from its first."""
-    w, x, y, z = q
-    return math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-
-
 def _unit(values: Any) -> Quaternion | None:
     w, x, y, z = (float(value) for value in values)
-    length = math.sqrt(w * w + x * x + y * y + z * z)
-    if not (math.isfinite(length) and abs(length - 1) < 0.05):
-        return None
-    return w / length, x / length, y / length, z / length
+    return unit((w, x, y, z))
 
 
 def _sample_time(message: Any) -> int:

@@ -1,4 +1,4 @@
-"""A vehicle with ROS topics: ros2 launch kittiwake_ros uav_localization.launch.py map:=area.kwmap camera:=camera.yaml."""
+"""A vehicle with ROS topics: ros2 launch kittiwake_ros uav_localization.launch.py map:=area.kwmap camera:=cam.yaml."""
 
 from kittiwake_ros.launching import (
     argument,
