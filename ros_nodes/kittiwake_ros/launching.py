@@ -1,4 +1,4 @@
-"""What the launch files share: arguments, lifecycle nodes that start by themselves and again, the transport profile.
+"""What the launch files share: arguments, lifecycle nodes, remappings, the transport profile.
 
 Only actions that Humble, Jazzy and Kilted all have are used.
 """
@@ -8,15 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler, SetEnvironmentVariable
-from launch.conditions import IfCondition
-from launch.event_handlers import OnProcessStart
-from launch.events import matches_action
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
-from lifecycle_msgs.msg import Transition
+from launch_ros.parameter_descriptions import ParameterValue
 
 from .resources import PROFILE_VARIABLES, config
 
@@ -73,25 +68,23 @@ def transport() -> list[Any]:
     return [SetEnvironmentVariable(name, LaunchConfiguration("transport_profile")) for name in PROFILE_VARIABLES]
 
 
-def lifecycle_node(
-    executable: str, parameters: Mapping[str, Any], remappings: Sequence[tuple[Any, Any]] = ()
-) -> list[Any]:
-    """A lifecycle node with what brings it to *active*, at its first start and at every other.
+def lifecycle_node(executable: str, parameters: Mapping[str, Any], remappings: Sequence[tuple[Any, Any]] = ()) -> Any:
+    """A lifecycle node that brings itself to *active*, at its first start and after every respawn.
 
     Args:
         executable: of this package; the node has the same name.
         parameters: beside those of `params_file`, and stronger.
         remappings: pairs of names.
     """
-    node = LifecycleNode(
+    switches = {
+        name: ParameterValue(LaunchConfiguration(name), value_type=bool) for name in ("autostart", "use_sim_time")
+    }
+    return LifecycleNode(
         package=PACKAGE,
         executable=executable,
         name=executable,
         namespace=LaunchConfiguration("namespace"),
-        parameters=[
-            LaunchConfiguration("params_file"),
-            {"use_sim_time": LaunchConfiguration("use_sim_time"), **parameters},
-        ],
+        parameters=[LaunchConfiguration("params_file"), {**switches, **parameters}],
         remappings=list(remappings),
         arguments=["--ros-args", "--log-level", [f"{executable}:=", LaunchConfiguration("log_level")]],
         output="screen",
@@ -99,17 +92,3 @@ def lifecycle_node(
         respawn=LaunchConfiguration("respawn"),
         respawn_delay=1.0,
     )
-
-    def change(transition: int) -> Any:
-        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
-
-    autostart = IfCondition(LaunchConfiguration("autostart"))
-    configure = OnProcessStart(target_action=node, on_start=[change(Transition.TRANSITION_CONFIGURE)])
-    # From `configuring` alone: a node that was deactivated on purpose stays so.
-    activate = OnStateTransition(
-        target_lifecycle_node=node,
-        start_state="configuring",
-        goal_state="inactive",
-        entities=[change(Transition.TRANSITION_ACTIVATE)],
-    )
-    return [*(RegisterEventHandler(handler, condition=autostart) for handler in (configure, activate)), node]

@@ -18,7 +18,6 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 from . import px4_messages
 from .geometry import yaw_of
-from .parameters import parameter
 from .px4_messages import Endpoint, MotionSample, Px4Error
 from .px4_motion import DeadReckoning, Px4Clock
 
@@ -39,20 +38,21 @@ PX4_QOS = QoSProfile(
 
 
 @dataclass(frozen=True)
-class Px4Parameters:
-    """How to speak to one vehicle."""
+class Px4Config:
+    """How to speak to one vehicle.
 
-    px4_namespace: str = parameter("", "before /fmu, as /px4_1 with several vehicles")
-    px4_source_id: int = parameter(1, "the vehicle's EKF2_AGP0_ID", least=1, most=255)
-    px4_odometry: str = parameter(
-        "local_position",
-        "message that odometry is taken from: vehicle_local_position says how far a reset moved the heading, "
-        "vehicle_odometry comes at twice the rate",
-        choices=("local_position", "odometry"),
-    )
-    px4_use_height: bool = parameter(
-        False, "take the height over ground from PX4's terrain estimator; only with a rangefinder on the vehicle"
-    )
+    Attributes:
+        namespace: before ``/fmu``, as ``/px4_1`` with several vehicles.
+        source_id: the vehicle's ``EKF2_AGPn_ID``, 1 to 255.
+        odometry: which message odometry is taken from: ``local_position`` says how far a reset moved the heading;
+            ``odometry`` comes at twice the rate.
+        use_height: whether PX4's height over ground is taken; only with a rangefinder on the vehicle.
+    """
+
+    namespace: str = ""
+    source_id: int = 1
+    odometry: str = "local_position"
+    use_height: bool = False
 
 
 class Px4Bridge:
@@ -60,17 +60,17 @@ class Px4Bridge:
 
     Args:
         node: that publishes and subscribes.
-        parameters: how.
-        sensors: takes attitude, odometry, gyro, gimbal and height, in the node's clock.
+        config: how.
+        sensors: takes attitude, odometry, gyro, gimbal (in ENU) and height over ground, in the node's clock.
 
     Raises:
         Px4Error: `px4_msgs` is missing, or lacks a message that is needed.
     """
 
-    def __init__(self, node: Node, parameters: Px4Parameters, sensors: Sensors) -> None:
-        self.parameters, self.clock = parameters, Px4Clock()
+    def __init__(self, node: Node, config: Px4Config, sensors: Sensors) -> None:
+        self.config, self.clock = config, Px4Clock()
         self._node, self._sensors = node, sensors
-        self._namespace = parameters.px4_namespace.rstrip("/")
+        self._namespace = config.namespace.rstrip("/")
         self._outputs: dict[str, Endpoint] = {}
         self._reckoning = DeadReckoning()
         self._heard_s: dict[str, float] = {}
@@ -80,7 +80,7 @@ class Px4Bridge:
         self._input = px4_messages.position_input(messages)
         self._subscriptions: list[Any] = []
         self._listen(messages, "vehicle_attitude", "VehicleAttitude", self._on_attitude)
-        from_position = parameters.px4_odometry == "local_position"
+        from_position = config.odometry == "local_position"
         on_position = self._on_motion(px4_messages.motion_of_local_position, is_odometry=from_position)
         on_odometry = self._on_motion(px4_messages.motion_of_odometry, is_odometry=not from_position)
         self._listen(messages, "vehicle_local_position", "VehicleLocalPosition", on_position)
@@ -113,7 +113,7 @@ class Px4Bridge:
                 alt_amsl_m=pose.altitude_m,
                 eph_m=pose.eph_m,
                 reset_counter=pose.reset_counter,
-                source_id=self.parameters.px4_source_id,
+                source_id=self.config.source_id,
             )
         except Px4Error as error:
             return error.message
@@ -130,7 +130,7 @@ class Px4Bridge:
                 f"nobody listens on {self.topic}: is MicroXRCEAgent running, and is the topic in the firmware's "
                 "dds_topics.yaml?" + self._other_versions(self._input)
             )
-        motion = "vehicle_local_position" if self.parameters.px4_odometry == "local_position" else "vehicle_odometry"
+        motion = "vehicle_local_position" if self.config.odometry == "local_position" else "vehicle_odometry"
         for name in ("vehicle_attitude", motion):
             silent_s = now_s - self._heard_s.get(name, -math.inf)
             if silent_s > SILENT_S:
@@ -194,7 +194,7 @@ class Px4Bridge:
             time_s = self.clock.to_node_s(sample.time_us)
             if sample.body_rates_rad_s is not None:
                 self._sensors.add_rates(time_s, sample.body_rates_rad_s)
-            if self.parameters.px4_use_height and math.isfinite(sample.height_agl_m):
+            if self.config.use_height and math.isfinite(sample.height_agl_m):
                 self._sensors.add_height(time_s, sample.height_agl_m)
             if is_odometry and (pose := self._reckoning.update(sample)) is not None:
                 self._sensors.add_odometry(time_s, pose.x_m, pose.y_m, pose.yaw_rad)

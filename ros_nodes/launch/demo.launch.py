@@ -31,8 +31,8 @@ def generate_launch_description() -> LaunchDescription:
     )
     flight = {name: ParameterValue(numbers[name], value_type=kind) for name, (_, kind, _) in _NUMBERS.items()}
     nodes = [
-        *lifecycle_node("flight_simulator", {**flight, "season": LaunchConfiguration("season")}),
-        *lifecycle_node("uav_localization", {"map": [folder, "/area.kwmap"], "camera": [folder, "/camera.yaml"]}),
+        lifecycle_node("flight_simulator", {**flight, "season": LaunchConfiguration("season")}),
+        lifecycle_node("uav_localization", {"map": [folder, "/area.kwmap"], "camera": [folder, "/camera.yaml"]}),
     ]
     rviz = Node(
         package="rviz2",

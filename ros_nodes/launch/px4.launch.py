@@ -42,7 +42,7 @@ def generate_launch_description() -> LaunchDescription:
                 respawn_delay=1.0,
                 condition=IfCondition(PythonExpression(["'", agent, "' != ''"])),
             ),
-            *lifecycle_node(
+            lifecycle_node(
                 "uav_localization",
                 {
                     "map": LaunchConfiguration("map"),

@@ -21,7 +21,7 @@ def generate_launch_description() -> LaunchDescription:
             *common_arguments("uav_localization.yaml"),
             *input_arguments(),
             *transport(),
-            *lifecycle_node(
+            lifecycle_node(
                 "uav_localization",
                 {"map": LaunchConfiguration("map"), "camera": LaunchConfiguration("camera")},
                 input_remappings(),

@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2: pip install ros-rclpy")
 
-from kittiwake_ros.px4 import Px4Bridge, Px4Parameters
+from kittiwake_ros.px4 import Px4Bridge, Px4Config
 from kittiwake_ros.px4_messages import Px4Error
 from scipy.spatial.transform import Rotation
 
@@ -94,7 +94,7 @@ class Heard:
 
 def bridged(**config: Any) -> tuple[Px4Bridge, Vehicle, Heard]:
     vehicle, heard = Vehicle(), Heard()
-    return Px4Bridge(vehicle, Px4Parameters(**config), heard), vehicle, heard  # type: ignore[arg-type]
+    return Px4Bridge(vehicle, Px4Config(**config), heard), vehicle, heard  # type: ignore[arg-type]
 
 
 def attitude(messages: ModuleType, time_us: int, yaw: float = 0.0) -> Any:
@@ -124,14 +124,14 @@ def us(time_s: float) -> int:
 
 
 def test_it_speaks_on_the_topics_of_the_installed_messages(px4_msgs: ModuleType, generation: str) -> None:
-    _, vehicle, _ = bridged(px4_namespace="/px4_1/")
+    _, vehicle, _ = bridged(namespace="/px4_1/")
     assert vehicle.topic == "/px4_1/fmu/in/aux_global_position" + ("" if generation == "1.16" else "_v1")
     assert "/px4_1/fmu/out/vehicle_attitude" in vehicle.subscribed
     assert len(vehicle.subscribed) == 6
 
 
 def test_a_pose_is_sent_in_px4s_clock(px4_msgs: ModuleType, generation: str) -> None:
-    bridge, vehicle, _ = bridged(px4_source_id=7)
+    bridge, vehicle, _ = bridged(source_id=7)
     assert "clock is not known" in bridge.send(pose(NOW_S - 0.05))
     assert vehicle.published == []
     vehicle.say("vehicle_attitude", attitude(px4_msgs, 90_000_000))  # 90 s after boot
@@ -174,13 +174,13 @@ def test_odometry_is_velocity_and_never_the_position(px4_msgs: ModuleType) -> No
 
 @pytest.mark.parametrize("use_height", [True, False])
 def test_height_is_taken_only_when_asked_for(px4_msgs: ModuleType, use_height: bool) -> None:
-    _, vehicle, heard = bridged(px4_use_height=use_height)
+    _, vehicle, heard = bridged(use_height=use_height)
     vehicle.say("vehicle_local_position", position(px4_msgs, us(NOW_S), dist_bottom=80.0, dist_bottom_valid=True))
     assert [height for _, height in heard.heights] == ([80.0] if use_height else [])
 
 
 def test_the_other_message_gives_odometry_when_it_is_chosen(px4_msgs: ModuleType) -> None:
-    _, vehicle, heard = bridged(px4_odometry="odometry")
+    _, vehicle, heard = bridged(odometry="odometry")
     for i in range(51):
         message = px4_msgs.VehicleOdometry()
         message.timestamp = message.timestamp_sample = us(NOW_S + 0.02 * i)
