@@ -13,7 +13,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
 
-from .resources import PROFILE_VARIABLES, config
+from .resources import config, profile_variable
 
 PACKAGE = "kittiwake_ros"
 
@@ -32,6 +32,11 @@ INPUTS = {
 def argument(name: str, text: str, default: str | None = None, choices: Sequence[str] | None = None) -> Any:
     """A launch argument; without a default it has to be given."""
     return DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
+
+
+def value(name: str, kind: type = str) -> Any:
+    """A launch argument as a parameter of a type; without one, a text that looks like a number becomes one."""
+    return ParameterValue(LaunchConfiguration(name), value_type=kind)
 
 
 def common_arguments(params_file: str) -> list[Any]:
@@ -63,9 +68,9 @@ def input_remappings() -> list[tuple[Any, Any]]:
     return [*pairs, ("camera/image/compressed", [LaunchConfiguration("image"), "/compressed"])]
 
 
-def transport() -> list[Any]:
+def transport() -> Any:
     """The transport profile in the environment of all that is started afterwards."""
-    return [SetEnvironmentVariable(name, LaunchConfiguration("transport_profile")) for name in PROFILE_VARIABLES]
+    return SetEnvironmentVariable(profile_variable(), LaunchConfiguration("transport_profile"))
 
 
 def lifecycle_node(executable: str, parameters: Mapping[str, Any], remappings: Sequence[tuple[Any, Any]] = ()) -> Any:
@@ -76,9 +81,7 @@ def lifecycle_node(executable: str, parameters: Mapping[str, Any], remappings: S
         parameters: beside those of `params_file`, and stronger.
         remappings: pairs of names.
     """
-    switches = {
-        name: ParameterValue(LaunchConfiguration(name), value_type=bool) for name in ("autostart", "use_sim_time")
-    }
+    switches = {name: value(name, bool) for name in ("autostart", "use_sim_time")}
     return LifecycleNode(
         package=PACKAGE,
         executable=executable,
@@ -86,7 +89,7 @@ def lifecycle_node(executable: str, parameters: Mapping[str, Any], remappings: S
         namespace=LaunchConfiguration("namespace"),
         parameters=[LaunchConfiguration("params_file"), {**switches, **parameters}],
         remappings=list(remappings),
-        arguments=["--ros-args", "--log-level", [f"{executable}:=", LaunchConfiguration("log_level")]],
+        ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         output="screen",
         emulate_tty=True,
         respawn=LaunchConfiguration("respawn"),

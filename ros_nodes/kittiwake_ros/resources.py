@@ -1,21 +1,18 @@
-"""Where the package's own files are: launch files, configurations, and the transport profile."""
+"""Where the package's own files are, and how Fast DDS is told of its profile."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-"""Fast DDS reads the first up to Jazzy and the second from there on."""
-
-
 def share() -> Path:
-    """The folder that holds ``config/`` and ``launch/``: as `colcon` installed it, else the source tree."""
-    from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+    """The folder that holds ``config/`` and ``launch/``: the source tree, else what `colcon` installed."""
+    source = Path(__file__).resolve().parents[1]
+    if (source / "config").is_dir():
+        return source
+    from ament_index_python.packages import get_package_share_directory
 
-    try:
-        return Path(get_package_share_directory("kittiwake_ros"))
-    except PackageNotFoundError:
-        return Path(__file__).resolve().parents[1]
+    return Path(get_package_share_directory("kittiwake_ros"))
 
 
 def config(name: str) -> Path:
@@ -23,6 +20,7 @@ def config(name: str) -> Path:
     return share() / "config" / name
 
 
-def transport_environment() -> dict[str, str]:
-    """What both ends of a camera's topic need in their environment, so that large images get through."""
-    return dict.fromkeys(PROFILE_VARIABLES, str(config("fastdds_shm.xml")))
+def profile_variable() -> str:
+    """The environment's name of Fast DDS's profile: 3.0, which came with Kilted, took another and warns of the old one."""
+    old = os.environ.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy")
+    return "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"

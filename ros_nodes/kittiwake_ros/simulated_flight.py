@@ -26,7 +26,7 @@ _SWAY_CORRELATION_S = 1.5
 _RESPONSE_S = 0.5
 _HEIGHT_CORRELATION_S = 20.0
 _RETURN_RAD_S = math.radians(12.0)
-_GYRO_NOISE_RAD_S = math.radians(0.2)
+GYRO_NOISE_RAD_S = math.radians(0.2)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class SimulatedFlight:
             time_s=self.time_s,
             truth=truth,
             attitude_rad=(truth.roll_rad + noise[0], truth.pitch_rad + noise[1], yaw + noise[2]),
-            gyro_rad_s=self._gyro + rng.normal(0.0, _GYRO_NOISE_RAD_S, 3),
+            gyro_rad_s=self._gyro + rng.normal(0.0, GYRO_NOISE_RAD_S, 3),
             range_m=slant * (1 + sensors.height_noise_share * rng.normal()),
             odometry=self._odometry,
             speed_m_s=self._motion.speed_m_s,

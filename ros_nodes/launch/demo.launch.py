@@ -1,6 +1,6 @@
 """Everything without hardware: ros2 launch kittiwake_ros demo.launch.py, with rviz:=true to see it."""
 
-from kittiwake_ros.launching import argument, common_arguments, lifecycle_node, transport
+from kittiwake_ros.launching import argument, common_arguments, lifecycle_node, transport, value
 from kittiwake_ros.resources import share
 from launch import LaunchDescription
 from launch.actions import ExecuteProcess, RegisterEventHandler
@@ -8,7 +8,6 @@ from launch.conditions import IfCondition
 from launch.event_handlers import OnProcessExit
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 
 _NUMBERS = {
     "seed": ("1", int, "of the world and the flight"),
@@ -29,9 +28,9 @@ def generate_launch_description() -> LaunchDescription:
         output="screen",
         emulate_tty=True,
     )
-    flight = {name: ParameterValue(numbers[name], value_type=kind) for name, (_, kind, _) in _NUMBERS.items()}
+    flight = {name: value(name, kind) for name, (_, kind, _) in _NUMBERS.items()}
     nodes = [
-        lifecycle_node("flight_simulator", {**flight, "season": LaunchConfiguration("season")}),
+        lifecycle_node("flight_simulator", {**flight, "season": value("season")}),
         lifecycle_node("uav_localization", {"map": [folder, "/area.kwmap"], "camera": [folder, "/camera.yaml"]}),
     ]
     rviz = Node(
@@ -47,7 +46,7 @@ def generate_launch_description() -> LaunchDescription:
             *(argument(name, text, default) for name, (default, _, text) in _NUMBERS.items()),
             argument("rviz", "show it in RViz", "false", ("true", "false")),
             *common_arguments("demo.yaml"),
-            *transport(),
+            transport(),
             prepare,
             RegisterEventHandler(OnProcessExit(target_action=prepare, on_exit=nodes)),
             rviz,

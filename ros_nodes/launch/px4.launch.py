@@ -7,12 +7,12 @@ from kittiwake_ros.launching import (
     input_remappings,
     lifecycle_node,
     transport,
+    value,
 )
 from launch import LaunchDescription
 from launch.actions import ExecuteProcess
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PythonExpression
-from launch_ros.parameter_descriptions import ParameterValue
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -33,7 +33,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             *common_arguments("px4.yaml"),
             *input_arguments(),
-            *transport(),
+            transport(),
             ExecuteProcess(
                 cmd=[["MicroXRCEAgent ", agent]],
                 shell=True,
@@ -45,12 +45,9 @@ def generate_launch_description() -> LaunchDescription:
             lifecycle_node(
                 "uav_localization",
                 {
-                    "map": LaunchConfiguration("map"),
-                    "camera": LaunchConfiguration("camera"),
+                    **{name: value(name) for name in ("map", "camera", "mode", "px4_namespace")},
+                    "px4_source_id": value("px4_source_id", int),
                     "autopilot": "px4",
-                    "mode": LaunchConfiguration("mode"),
-                    "px4_namespace": ParameterValue(LaunchConfiguration("px4_namespace"), value_type=str),
-                    "px4_source_id": ParameterValue(LaunchConfiguration("px4_source_id"), value_type=int),
                 },
                 input_remappings(),
             ),

@@ -7,9 +7,9 @@ from kittiwake_ros.launching import (
     input_remappings,
     lifecycle_node,
     transport,
+    value,
 )
 from launch import LaunchDescription
-from launch.substitutions import LaunchConfiguration
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -20,10 +20,10 @@ def generate_launch_description() -> LaunchDescription:
             argument("camera", "camera.yaml: intrinsics, lens and mount of the camera"),
             *common_arguments("uav_localization.yaml"),
             *input_arguments(),
-            *transport(),
+            transport(),
             lifecycle_node(
                 "uav_localization",
-                {"map": LaunchConfiguration("map"), "camera": LaunchConfiguration("camera")},
+                {"map": value("map"), "camera": value("camera")},
                 input_remappings(),
             ),
         ]
