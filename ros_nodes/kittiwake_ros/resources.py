@@ -14,7 +14,7 @@ def share() -> Path:
 
     try:
         return Path(get_package_share_directory("kittiwake_ros"))
-    except PackageNotFoundError:
+    except (PackageNotFoundError, OSError):  # an OSError where no ROS workspace is sourced
         return Path(__file__).resolve().parents[1]
 
 

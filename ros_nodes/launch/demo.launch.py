@@ -1,7 +1,5 @@
 """Everything without hardware: ros2 launch kittiwake_ros demo.launch.py, with rviz:=true to see it."""
 
-from kittiwake_ros.launching import argument, common_arguments, lifecycle_node, transport
-from kittiwake_ros.resources import share
 from launch import LaunchDescription
 from launch.actions import ExecuteProcess, RegisterEventHandler
 from launch.conditions import IfCondition
@@ -9,6 +7,9 @@ from launch.event_handlers import OnProcessExit
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+
+from kittiwake_ros.launching import argument, common_arguments, lifecycle_node, transport
+from kittiwake_ros.resources import share
 
 _NUMBERS = {
     "seed": ("1", int, "of the world and the flight"),

@@ -1,5 +1,11 @@
 """A vehicle with PX4: ros2 launch kittiwake_ros px4.launch.py map:=area.kwmap camera:=camera.yaml mode:=active."""
 
+from launch import LaunchDescription
+from launch.actions import ExecuteProcess
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, PythonExpression
+from launch_ros.parameter_descriptions import ParameterValue
+
 from kittiwake_ros.launching import (
     argument,
     common_arguments,
@@ -8,11 +14,6 @@ from kittiwake_ros.launching import (
     lifecycle_node,
     transport,
 )
-from launch import LaunchDescription
-from launch.actions import ExecuteProcess
-from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration, PythonExpression
-from launch_ros.parameter_descriptions import ParameterValue
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -1,5 +1,8 @@
 """A vehicle with ROS topics: ros2 launch kittiwake_ros uav_localization.launch.py map:=area.kwmap camera:=cam.yaml."""
 
+from launch import LaunchDescription
+from launch.substitutions import LaunchConfiguration
+
 from kittiwake_ros.launching import (
     argument,
     common_arguments,
@@ -8,8 +11,6 @@ from kittiwake_ros.launching import (
     lifecycle_node,
     transport,
 )
-from launch import LaunchDescription
-from launch.substitutions import LaunchConfiguration
 
 
 def generate_launch_description() -> LaunchDescription:
