@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+
 from kittiwake_runtime.localization.outputs import Fix
 
 MAX_AGE_S = 0.15

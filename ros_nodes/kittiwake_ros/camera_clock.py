@@ -45,8 +45,8 @@ class ClockOffset:
             return ""
         late = "later" if self.offset_s > 0 else "earlier"
         return (
-            f"the camera's stamps are {1e3 * abs(self.offset_s):.0f} ms {late} than the gyro's: mend the driver, or set "
-            f"camera_offset_s {-self.offset_s:+.3f} from its present value"
+            f"the camera's stamps are {1e3 * abs(self.offset_s):.0f} ms {late} than the gyro's: mend the driver, or "
+            f"add {-self.offset_s:+.3f} to the parameter camera_offset_s"
         )
 
     @property

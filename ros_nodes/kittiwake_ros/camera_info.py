@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from kittiwake_runtime.errors import FrameError
 from kittiwake_runtime.localization.camera import Camera, Mount
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from kittiwake_runtime.localization.frames import Enu, Grid
 from kittiwake_runtime.localization.map_index import MapIndex
 from kittiwake_runtime.localization.outputs import Fix

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+
 from kittiwake_runtime.errors import FrameError
 
 Pixels = npt.NDArray[Any]
@@ -108,7 +109,7 @@ def small_gray(message: Any, width_px: int = 160) -> npt.NDArray[np.uint8]:
 
 
 def to_message(image: Pixels, encoding: str, header: Any) -> Any:
-    """A `sensor_msgs/Image` of a uint8 array of that encoding's shape, through `array.array`: the fast path of rclpy."""
+    """A `sensor_msgs/Image` of a uint8 array of the encoding's shape, through `array.array`: rclpy's fast path."""
     from sensor_msgs.msg import Image
 
     pixels = np.ascontiguousarray(image, np.uint8)

@@ -12,7 +12,14 @@ def share() -> Path:
         return source
     from ament_index_python.packages import get_package_share_directory
 
+<<<<<<< HEAD
     return Path(get_package_share_directory("kittiwake_ros"))
+=======
+    try:
+        return Path(get_package_share_directory("kittiwake_ros"))
+    except (PackageNotFoundError, OSError):  # an OSError where no ROS workspace is sourced
+        return Path(__file__).resolve().parents[1]
+>>>>>>> ros
 
 
 def config(name: str) -> Path:

@@ -1,13 +1,14 @@
 """Everything without hardware: ros2 launch kittiwake_ros demo.launch.py, with rviz:=true to see it."""
 
-from kittiwake_ros.launching import argument, common_arguments, lifecycle_node, transport, value
-from kittiwake_ros.resources import share
 from launch import LaunchDescription
 from launch.actions import ExecuteProcess, RegisterEventHandler
 from launch.conditions import IfCondition
 from launch.event_handlers import OnProcessExit
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from kittiwake_ros.launching import argument, common_arguments, lifecycle_node, transport, value
+from kittiwake_ros.resources import share
 
 _NUMBERS = {
     "seed": ("1", int, "of the world and the flight"),

@@ -1,5 +1,10 @@
 """A vehicle with PX4: ros2 launch kittiwake_ros px4.launch.py map:=area.kwmap camera:=camera.yaml mode:=active."""
 
+from launch import LaunchDescription
+from launch.actions import ExecuteProcess
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, PythonExpression
+
 from kittiwake_ros.launching import (
     argument,
     common_arguments,
@@ -9,10 +14,6 @@ from kittiwake_ros.launching import (
     transport,
     value,
 )
-from launch import LaunchDescription
-from launch.actions import ExecuteProcess
-from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration, PythonExpression
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -1,5 +1,7 @@
 """A vehicle with ROS topics: ros2 launch kittiwake_ros uav_localization.launch.py map:=area.kwmap camera:=cam.yaml."""
 
+from launch import LaunchDescription
+
 from kittiwake_ros.launching import (
     argument,
     common_arguments,
@@ -9,7 +11,6 @@ from kittiwake_ros.launching import (
     transport,
     value,
 )
-from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:
