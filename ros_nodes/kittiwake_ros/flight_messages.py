@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Point, Quaternion
+from geometry_msgs.msg import Point
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, Imu, NavSatFix, NavSatStatus, Range
 from std_msgs.msg import Header
@@ -16,6 +16,7 @@ from kittiwake_runtime.localization.simulate import Motion, Sensors
 
 from . import geometry
 from .geometry import MapFrame
+from .messages import quaternion_message
 from .simulated_flight import GYRO_NOISE_RAD_S, Measured
 
 MAP_FRAME, ODOM_FRAME, BASE_FRAME, CAMERA_FRAME = "map", "odom", "base_link", "camera"
@@ -41,7 +42,7 @@ def imu(measured: Measured, stamp: Time) -> Imu:
     variance = Sensors.attitude_noise_rad**2
     rate = GYRO_NOISE_RAD_S**2
     message = Imu(header=Header(stamp=stamp, frame_id=BASE_FRAME))
-    message.orientation = _quaternion(geometry.from_attitude(measured.attitude_rad))
+    message.orientation = quaternion_message(geometry.from_attitude(measured.attitude_rad))
     message.orientation_covariance = _diagonal(variance)
     x, y, z = (float(value) for value in measured.gyro_rad_s)
     message.angular_velocity.x, message.angular_velocity.y, message.angular_velocity.z = x, y, z
@@ -56,7 +57,7 @@ def odometry(measured: Measured, stamp: Time) -> Odometry:
     roll, pitch, _ = measured.attitude_rad
     message = Odometry(header=Header(stamp=stamp, frame_id=ODOM_FRAME), child_frame_id=BASE_FRAME)
     message.pose.pose.position = Point(x=x, y=y, z=measured.truth.height_agl_m)
-    message.pose.pose.orientation = _quaternion(geometry.from_attitude((roll, pitch, math.pi / 2 - yaw)))
+    message.pose.pose.orientation = quaternion_message(geometry.from_attitude((roll, pitch, math.pi / 2 - yaw)))
     message.twist.twist.linear.x = measured.speed_m_s
     message.twist.twist.angular.z = measured.turn_rate_rad_s
     flown_m = measured.speed_m_s * measured.time_s
@@ -86,7 +87,7 @@ def truth(frame: MapFrame, place: tuple[float, float], heading_rad: float, stamp
     ahead = frame.turn_at(*place) @ [math.cos(heading_rad), math.sin(heading_rad)]
     message = Odometry(header=Header(stamp=stamp, frame_id=MAP_FRAME), child_frame_id=BASE_FRAME)
     message.pose.pose.position = Point(x=x, y=y, z=0.0)
-    message.pose.pose.orientation = _quaternion(geometry.from_yaw(math.atan2(ahead[1], ahead[0])))
+    message.pose.pose.orientation = quaternion_message(geometry.from_yaw(math.atan2(ahead[1], ahead[0])))
     return message
 
 
@@ -100,11 +101,6 @@ def navsat(lat_deg: Any, lon_deg: Any, stamp: Time) -> NavSatFix:
         altitude=math.nan,
         position_covariance_type=NavSatFix.COVARIANCE_TYPE_UNKNOWN,
     )
-
-
-def _quaternion(q: geometry.Quaternion) -> Quaternion:
-    w, x, y, z = q
-    return Quaternion(x=x, y=y, z=z, w=w)
 
 
 def _diagonal(variance: float) -> list[float]:

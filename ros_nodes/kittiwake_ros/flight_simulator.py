@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from builtin_interfaces.msg import Time
 from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import SetParametersResult
 from rosgraph_msgs.msg import Clock
@@ -32,6 +31,7 @@ from . import flight_messages, qos
 from .geometry import MapFrame
 from .images import to_message
 from .lifecycle import ManagedNode, run
+from .messages import stamp_of
 from .painted_ground import PaintedGround
 from .parameters import ParameterError, checked, declare, parameter, read
 from .simulated_flight import SimulatedFlight
@@ -213,12 +213,6 @@ class FlightSimulator(ManagedNode):
                 self._flight.jump_odometry(values["fault_odometry_jump_m"])
         self.settings = FlightSettings(**{**vars(self.settings), **values})
         return SetParametersResult(successful=True)
-
-
-def stamp_of(time_s: float) -> Time:
-    """A message's stamp of a time in seconds."""
-    nanoseconds = round(1e9 * time_s)
-    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
 def main() -> int:

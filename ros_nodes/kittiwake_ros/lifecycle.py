@@ -204,6 +204,9 @@ def run(make: Callable[[], ManagedNode], arguments: Sequence[str] | None = None)
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:  # a signal closes rclpy's context at once: a callback that publishes then is no error
+        if rclpy.ok():
+            raise
     finally:
         executor.shutdown()
         if node is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+
 def share() -> Path:
     """The folder that holds ``config/`` and ``launch/``: the source tree, else what `colcon` installed."""
     source = Path(__file__).resolve().parents[1]
@@ -12,14 +13,7 @@ def share() -> Path:
         return source
     from ament_index_python.packages import get_package_share_directory
 
-<<<<<<< HEAD
     return Path(get_package_share_directory("kittiwake_ros"))
-=======
-    try:
-        return Path(get_package_share_directory("kittiwake_ros"))
-    except (PackageNotFoundError, OSError):  # an OSError where no ROS workspace is sourced
-        return Path(__file__).resolve().parents[1]
->>>>>>> ros
 
 
 def config(name: str) -> Path:
@@ -28,6 +22,6 @@ def config(name: str) -> Path:
 
 
 def profile_variable() -> str:
-    """The environment's name of Fast DDS's profile: 3.0, which came with Kilted, took another and warns of the old one."""
+    """What Fast DDS calls its profile in the environment: 3.0, which came with Kilted, took another name."""
     old = os.environ.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy")
     return "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"

@@ -1,5 +1,6 @@
 """The flight simulator as a process, over DDS: its lifecycle, what its messages say of each other, its faults."""
 
+# ruff: noqa: E402 (the imports of ROS come after the question whether it is there)
 from __future__ import annotations
 
 import math
@@ -17,8 +18,6 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2: pip install ros-rclpy")
 
-from kittiwake_ros.geometry import attitude_rad
-from kittiwake_ros.resources import config, profile_variable
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Odometry
@@ -28,6 +27,8 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, Imu, NavSatFix, Range
 
+from kittiwake_ros.geometry import attitude_rad
+from kittiwake_ros.resources import config, profile_variable
 from kittiwake_runtime.localization.frames import Grid
 from kittiwake_runtime.localization.simulate import DEFAULT_CAMERA
 from kittiwake_runtime.localization.world import CRS
