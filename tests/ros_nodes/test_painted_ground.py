@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from kittiwake_ros import painted_ground
 from kittiwake_ros.painted_ground import PaintedGround
-
 from kittiwake_runtime.localization.simulate import DEFAULT_CAMERA, Truth, photograph
 from kittiwake_runtime.localization.world import World
 

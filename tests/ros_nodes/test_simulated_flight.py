@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from kittiwake_ros.simulated_flight import STEP_S, SimulatedFlight
 from scipy.spatial.transform import Rotation
 
+from kittiwake_ros.simulated_flight import STEP_S, SimulatedFlight
 from kittiwake_runtime.localization.simulate import Motion, Sensors
 
 BOUNDS = (0.0, 0.0, 4000.0, 4000.0)

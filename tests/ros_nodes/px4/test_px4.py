@@ -16,9 +16,10 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2: pip install ros-rclpy")
 
+from scipy.spatial.transform import Rotation
+
 from kittiwake_ros.px4 import Px4Bridge, Px4Config
 from kittiwake_ros.px4_messages import Px4Error
-from scipy.spatial.transform import Rotation
 
 NOW_S = 1_750_000_000.0
 

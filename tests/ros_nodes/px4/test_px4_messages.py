@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kittiwake_ros import px4_messages as px4
 from scipy.spatial.transform import Rotation
+
+from kittiwake_ros import px4_messages as px4
 
 NED_TO_ENU = np.array([[0, 1, 0], [1, 0, 0], [0, 0, -1]])
 FLU_TO_FRD = np.diag([1, -1, -1])

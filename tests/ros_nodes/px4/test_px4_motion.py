@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kittiwake_ros.px4_messages import MotionSample
 from kittiwake_ros.px4_motion import DeadReckoned, DeadReckoning, Px4Clock
 
