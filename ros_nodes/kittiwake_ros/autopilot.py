@@ -100,6 +100,15 @@ class AutopilotGate:
         lat_deg, lon_deg = pose.wgs84()
         return AutopilotPose(pose.time_s, lat_deg, lon_deg, altitude_m, self.eph_m(pose), self._reset_counter)
 
+    def values(self) -> dict[str, object]:
+        """For the diagnostics."""
+        return {
+            "autopilot_sent": self.sent,
+            "autopilot_held": self.reason,
+            "autopilot_oldest_s": self.oldest_s,
+            "autopilot_longest_gap_s": self.longest_gap_s,
+        }
+
     def eph_m(self, pose: Fix) -> float:
         """Standard deviation on each axis as it is sent."""
         same = max(1.0, self.config.rate_hz * self.config.correlation_s)
