@@ -27,21 +27,23 @@ _LAG_S = 0.005
 _LEAST_PAIRS = 40
 _LEAST_RATE_RAD_S = 0.02
 _LEAST_EXPLAINED = 0.6
+_MOST_SIGMA_S = 0.01
+_LIKENESS = 8.0
 _LEAST_SPACING_S = 0.08
 _LONGEST_SPACING_S = 0.4
 
 
 @dataclass(frozen=True)
 class ClockOffset:
-    """The camera's stamps minus the gyro's, and how much of the images' rotation this explains (0 to 1)."""
+    """The camera's stamps minus the gyro's, and its standard deviation."""
 
     offset_s: float
-    explained: float
+    sigma_s: float
 
     @property
     def problem(self) -> str:
         """What to tell a person; empty when it is small."""
-        if abs(self.offset_s) <= WARN_S:
+        if abs(self.offset_s) <= WARN_S + 2 * self.sigma_s:
             return ""
         late = "later" if self.offset_s > 0 else "earlier"
         return (
@@ -52,7 +54,7 @@ class ClockOffset:
     @property
     def is_refused(self) -> bool:
         """Whether images of such a camera are not to be used."""
-        return abs(self.offset_s) > REFUSE_S
+        return abs(self.offset_s) > REFUSE_S + 2 * self.sigma_s
 
 
 class CameraClock:
@@ -108,8 +110,14 @@ class CameraClock:
             return None
         before, here, after = misfit[best - 1 : best + 2]
         curvature = before - 2 * here + after
-        shift = 0.5 * (before - after) / curvature if curvature > 0 else 0.0
-        return ClockOffset(float(lags[best] + shift * _LAG_S), explained)
+        if curvature <= 0:
+            return None
+        # The variance of a least-squares estimate of one parameter. Tilt turns the image a little too, slowly, so that
+        # residuals are alike over many pairs: widened by what gentle flights of the simulator showed.
+        sigma_s = _LIKENESS * _LAG_S * math.sqrt(2 * here / (len(inside) - 1) / curvature)
+        if sigma_s > _MOST_SIGMA_S:
+            return None
+        return ClockOffset(float(lags[best] + 0.5 * (before - after) / curvature * _LAG_S), sigma_s)
 
 
 def image_rotation_rad(before: Gray, after: Gray) -> float:

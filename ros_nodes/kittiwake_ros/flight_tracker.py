@@ -191,8 +191,9 @@ class FlightTracker:
             return None
         if image is None:
             return self._blind_job()
-        starts_again = image.time_s <= self._job_s
-        if starts_again and self._job_s - image.time_s < STARTED_AGAIN_S:
+        # An image may be late by any time; a recording that starts again has odometry that does.
+        starts_again = self.sensors.odometry.poses.newest_s < self._job_s - STARTED_AGAIN_S
+        if image.time_s <= self._job_s and not starts_again:
             self._skip("images_out_of_order", "an image came out of order")
             return None
         if not starts_again and not self._is_due(image.time_s):

@@ -48,6 +48,7 @@ def test_the_offset_is_found(late_s: float) -> None:
     assert found is not None
     assert found.offset_s == pytest.approx(late_s, abs=0.008)
     assert bool(found.problem) == (abs(late_s) > 0.02)
+    assert found.sigma_s < 0.01
     assert found.is_refused == (abs(late_s) > 0.2)
     if late_s == 0.15:
         assert "ms later than the gyro's" in found.problem
