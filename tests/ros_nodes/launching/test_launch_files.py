@@ -16,10 +16,10 @@ import yaml
 
 pytest.importorskip("rclpy", reason="needs ROS 2: pip install ros-rclpy")
 
-from kittiwake_ros.flight_simulator import FlightSettings
 from kittiwake_ros.parameters import checked
 from kittiwake_ros.resources import config, profile_variable
 from kittiwake_ros.settings import Settings
+from kittiwake_ros.simulator_settings import FlightSettings
 
 ROOT = Path(__file__).resolve().parents[3] / "ros_nodes"
 FILES = sorted(path.name for path in (ROOT / "launch").glob("*.launch.py"))
