@@ -32,12 +32,12 @@ from std_srvs.srv import Trigger
 
 from kittiwake_ros import images, messages, qos
 from kittiwake_ros.geometry import from_attitude, from_yaw
-from kittiwake_ros.resources import transport_environment
+from kittiwake_ros.resources import config, profile_variable
 from kittiwake_runtime.localization.camera import Camera
 
 DEADLINE_S = 20.0
 NODE = "/uav_localization"
-LOCAL = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+LOCAL = {profile_variable(): str(config("fastdds_shm.xml")), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 OUTPUTS: dict[str, tuple[Any, Any]] = {
     f"{NODE}/fix": (PoseWithCovarianceStamped, qos.output(100)),
     f"{NODE}/navsat": (NavSatFix, qos.output(100)),
@@ -77,7 +77,7 @@ class NodeProcess:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, *given],
                 stdout=file, stderr=subprocess.STDOUT,
-                env=os.environ | LOCAL | transport_environment() | {"ROS_DOMAIN_ID": str(domain)} | (environment or {}),
+                env=os.environ | LOCAL | {"ROS_DOMAIN_ID": str(domain)} | (environment or {}),
             )  # fmt: skip
 
     def end(self, how: int = signal.SIGINT, seconds: float = DEADLINE_S) -> int:
@@ -117,7 +117,7 @@ class Peer:
     """
 
     def __init__(self, domain: int, *, camera: Camera | None = None, name: str = "peer") -> None:
-        os.environ.update(LOCAL | transport_environment())
+        os.environ.update(LOCAL)
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=domain, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
         self.node = rclpy.create_node(name, context=self.context)

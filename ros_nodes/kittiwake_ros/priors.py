@@ -65,7 +65,7 @@ def navsat_prior(message: Any) -> Prior:
         FrameError: it has no fix, or numbers that say nothing.
     """
     if message.status.status < message.status.STATUS_FIX:
-        raise FrameError("its status is STATUS_NO_FIX")
+        raise FrameError("its status says that it has no fix")
     lat, lon = float(message.latitude), float(message.longitude)
     if not (abs(lat) <= 90 and abs(lon) <= 180):
         raise FrameError(f"latitude {lat}, longitude {lon} is no place")
