@@ -26,7 +26,6 @@ from kittiwake_runtime.localization.map_index import MapIndex
 from kittiwake_runtime.localization.world import ORIGIN_EASTING_M, ORIGIN_NORTHING_M
 
 SIDE_M = 2000.0
-DOMAIN = 90 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +139,8 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_it_flies_until_ctrl_c_and_leaves_a_report_and_no_process(folder: Path) -> None:
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+def test_it_flies_until_ctrl_c_and_leaves_a_report_and_no_process(folder: Path, domain: int) -> None:
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     command = [sys.executable, "-m", "kittiwake_ros.demo", "-o", str(folder), "--side-m", str(SIDE_M)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
@@ -165,10 +164,10 @@ def test_it_flies_until_ctrl_c_and_leaves_a_report_and_no_process(folder: Path) 
 
 
 @pytest.mark.slow
-def test_a_node_that_can_not_configure_ends_the_demo(folder: Path, tmp_path: Path) -> None:
+def test_a_node_that_can_not_configure_ends_the_demo(folder: Path, domain: int, tmp_path: Path) -> None:
     for name in ("area.kwmap", "area.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())  # and no camera.yaml
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     command = [sys.executable, "-m", "kittiwake_ros.demo", "-o", str(tmp_path), "--side-m", str(SIDE_M)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
     assert done.returncode == 2

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -47,12 +46,6 @@ TOPICS = {
 }
 DEADLINE_S = 30.0
 HEARING = QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST, depth=200)
-
-
-def domain() -> int:
-    """One for each process of the tests."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    return 70 + int(worker) % 20
 
 
 class Simulator:
@@ -111,13 +104,13 @@ class Simulator:
 
 
 @pytest.fixture
-def fly(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Simulator]]:
+def fly(domain: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Simulator]]:
     """``fly(parameter=value)`` starts a simulator; it has to end by itself on SIGINT."""
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain()))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     monkeypatch.setenv(profile_variable(), str(config("fastdds_shm.xml")))
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=domain())
+    rclpy.init(context=context, domain_id=domain)
     node = rclpy.create_node("listener", context=context)
     executor = rclpy.executors.SingleThreadedExecutor(context=context)
     executor.add_node(node)
