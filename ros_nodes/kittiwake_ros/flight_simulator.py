@@ -34,7 +34,7 @@ from .lifecycle import ManagedNode, run
 from .messages import stamp_of
 from .painted_ground import PaintedGround
 from .parameters import ParameterError, checked, declare, read
-from .simulated_flight import SimulatedFlight
+from .simulated_flight import STEP_S, SimulatedFlight
 from .simulator_settings import FlightSettings
 
 START_TIME_S = 1_750_000_000.0
@@ -136,7 +136,7 @@ class FlightSimulator(ManagedNode):
             self._flight.fly_to(self._next_sensors_s)
             self._next_sensors_s += period_s
             self._publish_sensors()
-        if self._flight.time_s >= self._next_image_s:
+        if self._flight.time_s > self._next_image_s - STEP_S / 2:
             self._next_image_s = max(self._next_image_s + 1 / self.settings.camera_rate_hz, self._flight.time_s)
             self._expose()
 
