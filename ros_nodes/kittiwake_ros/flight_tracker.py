@@ -54,12 +54,14 @@ class Image:
         pixels: makes the array: ``(H, W, 3)`` RGB or ``(H, W)`` grey; raises `FrameError`.
         arrived_s: when it came, by the clock that `offer` and `next_job` are called with.
         header: of the message, for what is published.
+        sent_s: its stamp by the clock of `arrived_s`: what lies between them is exposure, driver and transport.
     """
 
     time_s: float
     pixels: Callable[[], npt.NDArray[Any]]
     arrived_s: float
     header: Any = None
+    sent_s: float = math.nan
 
 
 @dataclass(frozen=True)

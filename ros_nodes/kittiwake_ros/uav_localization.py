@@ -40,6 +40,7 @@ from .flight_tracker import FlightTracker, Image, Job, locate
 from .geometry import MapFrame
 from .inputs import Inputs
 from .lifecycle import ManagedNode, run
+from .messages import seconds
 from .outputs import LEVELS, Outputs
 from .parameters import declare, read
 from .priors import Prior, initial_pose, navsat_prior
@@ -111,7 +112,7 @@ class UavLocalization(ManagedNode):
         else:
             self.listen(ImageMessage, "camera/image", self._on_image, profile)
         self.listen(CameraInfo, "camera/camera_info", inputs.on_camera_info, qos.sensor())
-        if self.bridge is None:
+        if settings.autopilot == "none":
             self.listen(Imu, "imu", self._then_pump(inputs.on_imu), qos.sensor(50))
             self.listen(Odometry, "odometry", self._then_pump(inputs.on_odometry), qos.sensor(50))
         if settings.height_source == "range":
@@ -166,7 +167,8 @@ class UavLocalization(ManagedNode):
         if self.tracker is None:
             return
         taken_s, inputs = time.monotonic(), self.inputs
-        image = Image(inputs.image_time_s(message), partial(inputs.pixels, message), taken_s, message.header)
+        sent_s = taken_s - (self.now_s() - seconds(message.header.stamp))
+        image = Image(inputs.image_time_s(message), partial(inputs.pixels, message), taken_s, message.header, sent_s)
         if why := self.tracker.offer(image, inputs.image_problem(message)):
             self.refuse("camera/image", why)
         self._pump()
@@ -197,7 +199,8 @@ class UavLocalization(ManagedNode):
             self.outputs.fix(job, update.fix)
             if job.image is not None:
                 node_s = time.monotonic() - job.image.arrived_s - task_s
-                self._times_ms = {"task_ms": 1e3 * task_s, "node_ms": 1e3 * node_s}
+                age_s = job.image.arrived_s - job.image.sent_s
+                self._times_ms = {"task_ms": 1e3 * task_s, "node_ms": 1e3 * node_s, "image_age_ms": 1e3 * age_s}
             self._publish_state()
             self._after_update(update.fix)
         self._pump()

@@ -62,7 +62,7 @@ def test_a_bag_is_found_as_the_flight_is(
                 answered = lambda t=time_ns: any(round(messages.seconds(m.header.stamp) * 1e9) == t for m in heard)  # noqa: E731
                 peer.until(answered, "an answer to the image")
     peer.until(lambda: peer.state().get("state") == "converged", "convergence")
-    assert peer.state()["images_used"] == str(len(scene.frames))
+    peer.until(lambda: peer.state()["images_used"] == str(len(scene.frames)), "every image used")
 
 
 def test_a_camera_that_stops_is_told_and_the_state_goes_on(scene: Scene, start_node: StartNode, peer: Peer) -> None:
