@@ -64,9 +64,7 @@ def measure_camera(plan: Plan) -> list[Figure]:
     counted = f"{uncounted} of those received not accounted for"
     way = "stamp to taken, rclpy at both ends"
     return [
-        Figure(
-            "camera.lost", lost, "", sent, None, "0", data=data, note=f"{uncounted} of those received not accounted for"
-        ),
+        Figure("camera.lost", float(lost), "", sent, None, "0", data=data, note=counted),
         Figure(
             "transport.p50_ms",
             median(age_ms),
@@ -74,7 +72,7 @@ def measure_camera(plan: Plan) -> list[Figure]:
             len(age_ms),
             None,
             data=data,
-            note="stamp to taken, rclpy at both ends",
+            note=way,
         ),
         Figure("node.p50_ms", median(node_ms), "ms", len(node_ms), None, "<= 3", data=data, note=taken),
         Figure("node.p99_ms", p99, "ms", len(node_ms), None, "<= 10", data=data, note=few or taken),
@@ -121,7 +119,6 @@ def fly_circle(peer: Peer, pictures: np.ndarray, seconds: float) -> int:
         publish_sample(peer, Sample(due, (0.0, 0.0, yaw), HEIGHT_M, odometry, gyro))
         if tick % (SENSOR_HZ // CAMERA_HZ) == 0:
             message = image_message(pictures[round(share * PICTURES) % PICTURES], due)
-            message.header.stamp = messages.stamp_of(time.time())
             peer.publishers["/camera/image"].publish(message)
             sent += 1
     return sent

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +13,7 @@ import numpy as np
 from kittiwake_runtime.errors import FrameError
 
 from . import images
-from .camera_clock import CameraClock
+from .camera_clock import CameraClock, ClockOffset
 from .camera_info import axis_in_flu, camera_of, disagreement, mount_of
 from .diagnostics import Health
 from .flight_tracker import FlightTracker
@@ -176,24 +179,27 @@ class Inputs:
             return (0.0, UNKNOWN_VARIANCE), self._tilt_variance
         return (height_m, (RANGE_SHARE * height_m) ** 2), self._tilt_variance
 
-    def watch_clock(self, time_s: float, message: Any) -> None:
-        """Show the image to the check of the camera's clock, when it wants one."""
-        watched = self._settings.gimbal_source == "none" and len(self._sensors.rates)
-        if not watched or time_s <= 0 or not self._clock.wants(time_s):
-            return
-        try:
-            self._clock.add(time_s, images.small_gray(message))
-        except FrameError:
-            return  # it was refused, and told of, as an image
+    def watches(self, time_s: float) -> bool:
+        """Whether the check of the camera's clock wants the image of that time."""
+        watched = self._settings.gimbal_source == "none" and len(self._sensors.rates) > 0
+        return watched and time_s > 0 and self._clock.wants(time_s)
 
-    def judge_clock(self) -> str:
-        """Compare the camera's clock with the gyro's; returns why no image may be used, or an empty text."""
+    def watch_clock(self, time_s: float, message: Any) -> None:
+        """Show it the image; on its own thread, since it takes milliseconds."""
+        with suppress(FrameError):  # it was refused, and told of, as an image
+            self._clock.add(time_s, images.small_gray(message))
+
+    def clock_estimate(self) -> Callable[[], ClockOffset | None] | None:
+        """What compares the camera's clock with the gyro's, on the same thread; None where there is no gyro."""
         camera, rates = self._tracker.camera, self._sensors.rates.since(-math.inf)
         if camera is None or len(rates) < 2:
-            return ""
+            return None
         times = np.array([time_s for time_s, _ in rates])
         about_axis = np.array([value for _, value in rates]) @ axis_in_flu(camera)
-        found = self._clock.estimate(times, about_axis)
+        return partial(self._clock.estimate, times, about_axis)
+
+    def judge_clock(self, found: ClockOffset | None) -> str:
+        """Tell of an estimate; returns why no image may be used, or an empty text."""
         if found is None:
             return self._tracker.refusal
         self._offset_text = f"{1e3 * found.offset_s:.0f}"

@@ -94,6 +94,8 @@ class UavLocalization(ManagedNode):
         )
         self.worker = Worker(self, "localizer")
         self._resources.callback(self.worker.close)
+        self.clock_worker = Worker(self, "camera clock")
+        self._resources.callback(self.clock_worker.close)
         self._commands: list[Command] = []
         self._canvas: Canvas | None = None
         self._track: deque[Fix] = deque(maxlen=TRACK_LENGTH)
@@ -129,6 +131,7 @@ class UavLocalization(ManagedNode):
     def stop(self) -> None:
         """Let the running update end, and keep the last belief."""
         self.worker.settle()
+        self.clock_worker.settle()
         if self.bridge is not None:
             self.bridge.close()
             self.bridge = None
@@ -172,7 +175,8 @@ class UavLocalization(ManagedNode):
         if why := self.tracker.offer(image, inputs.image_problem(message)):
             self.refuse("camera/image", why)
         self._pump()
-        inputs.watch_clock(image.time_s, message)
+        if self.clock_worker.is_idle and inputs.watches(image.time_s):
+            self.clock_worker.submit(partial(inputs.watch_clock, image.time_s, message), self._on_clock)
 
     def _pump(self) -> None:
         """Hand the newest usable image to the localizer when it is due and the localizer is idle."""
@@ -222,7 +226,8 @@ class UavLocalization(ManagedNode):
         other = math.isfinite(behind_s) and abs(behind_s) > OTHER_CLOCK_S
         text = f"odometry is stamped {behind_s:.0f} s behind ROS time: mend its clock, or set use_sim_time"
         self.health.set("clock", "warn", text if other else "")
-        self.tracker.refusal = self.inputs.judge_clock()
+        if self.clock_worker.is_idle and (estimate := self.inputs.clock_estimate()) is not None:
+            self.clock_worker.submit(estimate, self._on_clock)
         self.health.counts["odometry_resets"] = self.sensors.odometry.resets
         fix = self._current()
         is_converged = fix is not None and fix.is_believed
@@ -234,6 +239,12 @@ class UavLocalization(ManagedNode):
         self.outputs.path()
         if not is_converged:
             self.outputs.no_fix()
+
+    def _on_clock(self, future: Future[Any]) -> None:
+        error = future.exception()
+        self.health.set("clock_check", "warn", f"the camera's clock can't be checked: {error}" if error else "")
+        if self.tracker is not None and error is None:
+            self.tracker.refusal = self.inputs.judge_clock(future.result())
 
     def _after_update(self, fix: Fix) -> None:
         """At most once a second: the belief to look at, and to disk."""

@@ -26,6 +26,11 @@ class Worker:
         self._running: deque[tuple[Future[Any], Then]] = deque()
         self._done = node.create_guard_condition(self._take)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        return not self._running
+
     def submit(self, task: Callable[[], Any], then: Then) -> None:
         """Run a task; `then` gets its future, which is done."""
         future = self._threads.submit(task)
