@@ -25,7 +25,7 @@ from kittiwake_runtime.localization.camera import load_camera
 from kittiwake_runtime.localization.frames import Enu
 from kittiwake_runtime.localization.map_index import MapIndex
 from kittiwake_runtime.localization.simulate import DEFAULT_CAMERA, Motion, Sensors, Truth, expose, photograph
-from kittiwake_runtime.localization.world import ORIGIN_EASTING_M, ORIGIN_NORTHING_M, SEASONS
+from kittiwake_runtime.localization.world import ORIGIN_EASTING_M, ORIGIN_NORTHING_M
 
 from . import flight_messages, qos
 from .geometry import MapFrame
@@ -33,37 +33,15 @@ from .images import to_message
 from .lifecycle import ManagedNode, run
 from .messages import stamp_of
 from .painted_ground import PaintedGround
-from .parameters import ParameterError, checked, declare, parameter, read
-from .simulated_flight import SimulatedFlight
+from .parameters import ParameterError, checked, declare, read
+from .simulated_flight import STEP_S, SimulatedFlight
+from .simulator_settings import FlightSettings
 
 START_TIME_S = 1_750_000_000.0
 """Of simulated time."""
 
 _LATE_S = 1.0
 _PIXEL_NOISE = 0.02
-
-
-@dataclass(frozen=True)
-class FlightSettings:
-    """The parameters of the node."""
-
-    seed: int = parameter(1, "of the world and the flight; equal seeds fly the same", least=0, most=2**31 - 1)
-    season: str = parameter("autumn", "of the flight", choices=SEASONS)
-    date_seed: int = parameter(1, "which date of that season", least=0, most=2**31 - 1)
-    side_m: float = parameter(4000.0, "of the square area that it stays over", unit="m", least=1000.0, most=100000.0)
-    speed_m_s: float = parameter(20.0, "over ground", unit="m/s", least=1.0, most=60.0)
-    height_agl_m: float = parameter(120.0, "mean height above ground", unit="m", least=30.0, most=500.0)
-    camera: str = parameter("", "camera.yaml; empty: 360x300 px that see 160 m of ground from 120 m")
-    camera_rate_hz: float = parameter(5.0, "rate of the images", unit="Hz", least=0.1, most=60.0)
-    sensor_rate_hz: float = parameter(50.0, "rate of attitude, odometry and range", unit="Hz", least=1.0, most=100.0)
-    clock: str = parameter("wall", "sim publishes /clock, and waits for its own camera", choices=("wall", "sim"))
-    time_factor: float = parameter(1.0, "how fast simulated time goes", least=0.1, most=50.0)
-    map: str = parameter("", "map index in whose frame the truth is given; empty: one about the middle of the area")
-    autostart: bool = parameter(False, "configure and activate without being asked, also after a respawn")
-    fault_camera_stops: bool = parameter(False, "no more images")
-    fault_camera_offset_s: float = parameter(0.0, "added to the images' stamps", unit="s", least=-1.0, most=1.0)
-    fault_kidnap_m: float = parameter(0.0, "once set, the vehicle is so far away", unit="m", least=0.0, most=100000.0)
-    fault_odometry_jump_m: float = parameter(0.0, "once set, odometry jumps so far", unit="m", least=0.0, most=10000.0)
 
 
 @dataclass(frozen=True)
@@ -77,8 +55,8 @@ class _Exposure:
 class FlightSimulator(ManagedNode):
     """Flies while it is active. Every message carries the time that it is of; an image comes when it is painted."""
 
-    def __init__(self) -> None:
-        super().__init__("flight_simulator")
+    def __init__(self, **options: Any) -> None:
+        super().__init__("flight_simulator", **options)
         declare(self, FlightSettings)
         self.settings = read(self, FlightSettings)
         self._clock_out = self.offer(Clock, "/clock", qos.output())  # `_clock` is the node's own
@@ -158,7 +136,7 @@ class FlightSimulator(ManagedNode):
             self._flight.fly_to(self._next_sensors_s)
             self._next_sensors_s += period_s
             self._publish_sensors()
-        if self._flight.time_s >= self._next_image_s:
+        if self._flight.time_s > self._next_image_s - STEP_S / 2:
             self._next_image_s = max(self._next_image_s + 1 / self.settings.camera_rate_hz, self._flight.time_s)
             self._expose()
 

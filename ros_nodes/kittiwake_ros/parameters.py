@@ -144,10 +144,14 @@ def table(kind: type[Any]) -> str:
     lines = ["| parameter | default | range | what |", "| --- | --- | --- | --- |"]
     for field in dataclasses.fields(kind):
         about: About = field.metadata["about"]
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
-        shown = (
-            {True: "true", False: "false", "": '""'}.get(default, default) if not isinstance(default, list) else default
-        )
+        default = field.default
+        shown = str(default)
+        if isinstance(default, bool):  # before numbers: 0.0 equals False
+            shown = str(default).lower()
+        elif isinstance(default, tuple):
+            shown = ", ".join(f"{value:g}" for value in default)
+        elif isinstance(default, str):
+            shown = f"`{default}`" if default else "empty"
         unit = f" {about.unit}" if about.unit else ""
         lines.append(f"| `{field.name}` | {shown}{unit} | {about.limits} | {about.text} |")
     return "\n".join(lines) + "\n"

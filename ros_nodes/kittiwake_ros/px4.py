@@ -74,7 +74,8 @@ class Px4Bridge:
         self._outputs: dict[str, Endpoint] = {}
         self._reckoning = DeadReckoning()
         self._heard_s: dict[str, float] = {}
-        self._fusion = self._rejection = ""
+        self._fusion = self._rejection = self._bridged = ""
+        self._says_fusion = False
         self._sent_s = -math.inf
         messages = px4_messages.installed_messages()
         self._input = px4_messages.position_input(messages)
@@ -148,7 +149,7 @@ class Px4Bridge:
         offset_s = self.clock.offset_s
         clock = "unknown" if math.isnan(offset_s) else f"{offset_s:.3f} s behind ours"
         fuses = "PX4 does not say"
-        if self._is_fresh("estimator_status_flags", self._now_s()):
+        if self._says_fusion and self._is_fresh("estimator_status_flags", self._now_s()):
             fuses = "no" if self._fusion else "yes"
         return {
             "px4 topic": self.topic,
@@ -156,6 +157,7 @@ class Px4Bridge:
             "px4 listeners": str(self._publisher.get_subscription_count()),
             "px4 clock": "ours" if self.clock.is_synchronized else clock,
             "px4 fuses": fuses,
+            "px4 odometry": self._bridged or "without resets",
         }
 
     def close(self) -> None:
@@ -165,7 +167,7 @@ class Px4Bridge:
         self._node.destroy_publisher(self._publisher)
 
     def _listen(
-        self, messages: Any, name: str, type_name: str, take: Callable[[Any, float], None], needed: bool = True
+        self, messages: Any, name: str, type_name: str, take: Callable[[Any], None], needed: bool = True
     ) -> None:
         found = px4_messages.endpoint(messages, "out", name, type_name)
         if found is None:
@@ -177,19 +179,19 @@ class Px4Bridge:
             now_s = self._now_s()
             self._heard_s[name] = now_s
             self.clock.hear(int(message.timestamp), now_s)
-            take(message, now_s)
+            take(message)
 
         self._outputs[name] = found
         topic = self._namespace + found.topic
         self._subscriptions.append(self._node.create_subscription(found.type, topic, heard, PX4_QOS))
 
-    def _on_attitude(self, message: Any, now_s: float) -> None:
+    def _on_attitude(self, message: Any) -> None:
         sample = px4_messages.attitude_sample(message)
         if sample is not None:
             self._sensors.add_attitude(self.clock.to_node_s(sample.time_us), sample.orientation)
 
-    def _on_motion(self, read: Callable[[Any], MotionSample], *, is_odometry: bool) -> Callable[[Any, float], None]:
-        def take(message: Any, now_s: float) -> None:
+    def _on_motion(self, read: Callable[[Any], MotionSample], *, is_odometry: bool) -> Callable[[Any], None]:
+        def take(message: Any) -> None:
             sample = read(message)
             time_s = self.clock.to_node_s(sample.time_us)
             if sample.body_rates_rad_s is not None:
@@ -198,10 +200,11 @@ class Px4Bridge:
                 self._sensors.add_height(time_s, sample.height_agl_m)
             if is_odometry and (pose := self._reckoning.update(sample)) is not None:
                 self._sensors.add_odometry(time_s, pose.x_m, pose.y_m, pose.yaw_rad)
+                self._bridged = pose.note or self._bridged
 
         return take
 
-    def _on_gimbal(self, message: Any, now_s: float) -> None:
+    def _on_gimbal(self, message: Any) -> None:
         sample = px4_messages.gimbal_sample(message)
         if sample is None:
             return
@@ -213,10 +216,11 @@ class Px4Bridge:
             orientation = px4_messages.turned(orientation, yaw_of(vehicle))
         self._sensors.add_gimbal(self.clock.to_node_s(sample.time_us), orientation)
 
-    def _on_flags(self, message: Any, now_s: float) -> None:
+    def _on_flags(self, message: Any) -> None:
         self._fusion = px4_messages.fusion_problem(message)
+        self._says_fusion = hasattr(message, "cs_aux_gpos")
 
-    def _on_aid(self, message: Any, now_s: float) -> None:
+    def _on_aid(self, message: Any) -> None:
         self._rejection = px4_messages.rejection(message)
 
     def _is_fresh(self, name: str, now_s: float) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 
 def share() -> Path:
-    """The folder that holds ``config/`` and ``launch/``: the source tree, else what `colcon` installed."""
-    source = Path(__file__).resolve().parents[1]
-    if (source / "config").is_dir():
-        return source
+    """The folder that holds ``config/`` and ``launch/``: the source tree, or where `pip` or `colcon` put it."""
+    for place in (Path(__file__).resolve().parents[1], Path(sys.prefix, "share", "kittiwake_ros")):
+        if (place / "config").is_dir():
+            return place
     from ament_index_python.packages import get_package_share_directory
 
     return Path(get_package_share_directory("kittiwake_ros"))

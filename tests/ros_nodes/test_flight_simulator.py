@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from sensor_msgs.msg import CameraInfo, Image, Imu, NavSatFix, Range
 
 from kittiwake_ros.geometry import attitude_rad
 from kittiwake_ros.resources import config, profile_variable
+from kittiwake_ros.simulated_flight import STEP_S
 from kittiwake_runtime.localization.frames import Grid
 from kittiwake_runtime.localization.simulate import DEFAULT_CAMERA
 from kittiwake_runtime.localization.world import CRS
@@ -49,12 +49,6 @@ DEADLINE_S = 30.0
 HEARING = QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST, depth=200)
 
 
-def domain() -> int:
-    """One for each process of the tests."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    return 70 + int(worker) % 20
-
-
 class Simulator:
     """The process, and a node that hears all that it says."""
 
@@ -73,16 +67,26 @@ class Simulator:
             self._executor.spin_once(timeout_sec=0.05)
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
+        """The answer of a service that may be asked again: on a busy machine answers get lost."""
         client = self.node.create_client(kind, name)
         self.until(f"{name} is served", client.service_is_ready)
-        future = client.call_async(request)
-        self.until(f"{name} answers", future.done)
-        self.node.destroy_client(client)
-        return future.result()
+        futures: list[Any] = []
 
-    def change(self, transition: int) -> bool:
+        def answered() -> bool:
+            if not futures or time.monotonic() > asked_s + 5 * len(futures):
+                futures.append(client.call_async(request))
+            return any(future.done() for future in futures)
+
+        asked_s = time.monotonic()
+        self.until(f"{name} answers", answered)
+        self.node.destroy_client(client)
+        return next(future for future in futures if future.done()).result()
+
+    def change(self, transition: int, goal: int) -> bool:
+        """Ask for a transition; whether it led where it should (a second request may be refused: it is there)."""
         request = ChangeState.Request(transition=Transition(id=transition))
-        return bool(self.call(ChangeState, "flight_simulator/change_state", request).success)
+        self.call(ChangeState, "flight_simulator/change_state", request)
+        return self.state() == goal
 
     def state(self) -> int:
         return int(self.call(GetState, "flight_simulator/get_state", GetState.Request()).current_state.id)
@@ -111,13 +115,13 @@ class Simulator:
 
 
 @pytest.fixture
-def fly(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Simulator]]:
+def fly(domain: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Simulator]]:
     """``fly(parameter=value)`` starts a simulator; it has to end by itself on SIGINT."""
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain()))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     monkeypatch.setenv(profile_variable(), str(config("fastdds_shm.xml")))
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=domain())
+    rclpy.init(context=context, domain_id=domain)
     node = rclpy.create_node("listener", context=context)
     executor = rclpy.executors.SingleThreadedExecutor(context=context)
     executor.add_node(node)
@@ -150,15 +154,15 @@ def seconds(stamp: Any) -> float:
 def test_it_flies_only_while_it_is_active(fly: Callable[..., Simulator]) -> None:
     simulator = fly()
     assert simulator.state() == State.PRIMARY_STATE_UNCONFIGURED
-    assert simulator.change(Transition.TRANSITION_CONFIGURE)
-    assert simulator.change(Transition.TRANSITION_ACTIVATE)
+    assert simulator.change(Transition.TRANSITION_CONFIGURE, State.PRIMARY_STATE_INACTIVE)
+    assert simulator.change(Transition.TRANSITION_ACTIVATE, State.PRIMARY_STATE_ACTIVE)
     simulator.all_heard()
     simulator.more("camera/image")
-    assert simulator.change(Transition.TRANSITION_DEACTIVATE)
+    assert simulator.change(Transition.TRANSITION_DEACTIVATE, State.PRIMARY_STATE_INACTIVE)
     before = len(simulator.heard["imu"])
-    assert simulator.state() == State.PRIMARY_STATE_INACTIVE
+    assert simulator.state() == State.PRIMARY_STATE_INACTIVE  # takes longer than two periods of the gyro
     assert len(simulator.heard["imu"]) - before <= 1  # what was on its way
-    assert simulator.change(Transition.TRANSITION_ACTIVATE)
+    assert simulator.change(Transition.TRANSITION_ACTIVATE, State.PRIMARY_STATE_ACTIVE)
     simulator.more("camera/image")
     simulator.process.send_signal(signal.SIGTERM)
     assert simulator.process.wait(timeout=DEADLINE_S) == 0
@@ -211,19 +215,23 @@ def test_faults_are_switched_while_it_flies(fly: Callable[..., Simulator]) -> No
     assert not refused.successful
     assert "fault_camera_offset_s" in refused.reason
 
-    assert simulator.set("fault_camera_offset_s", 0.8).successful
-    image = simulator.more("camera/image", 3)[-1]
-    ahead = seconds(image.header.stamp) - simulator.node.get_clock().now().nanoseconds * 1e-9
-    assert 0.1 < ahead <= 0.8  # painted within 0.7 s
+    def off_the_flights_steps_s() -> float:
+        """Sensors are stamped at whole steps of the flight, and so are images of a camera whose clock is right."""
+        image_s = seconds(simulator.more("camera/image", 4)[-1].header.stamp)
+        return (image_s - seconds(simulator.heard["imu"][-1].header.stamp)) % STEP_S
+
+    assert min(off_the_flights_steps_s(), STEP_S - off_the_flights_steps_s()) < 1e-4
+    assert simulator.set("fault_camera_offset_s", 0.153).successful
+    assert off_the_flights_steps_s() == pytest.approx(0.003, abs=1e-4)
 
     before = place()
     assert simulator.set("fault_kidnap_m", 800.0).successful
-    assert math.dist(place(), before) > 600
+    assert math.dist(place(), before) > 500
 
     before_odometry = simulator.more("odometry")[-1].pose.pose.position
     assert simulator.set("fault_odometry_jump_m", 500.0).successful
     after = simulator.more("odometry")[-1].pose.pose.position
-    assert after.x - before_odometry.x == pytest.approx(500, abs=40)
+    assert math.hypot(after.x - before_odometry.x, after.y - before_odometry.y) > 300  # it flies on meanwhile
 
     assert simulator.set("fault_camera_stops", True).successful
     simulator.more("imu", 25)  # what was being painted is out by then
@@ -236,5 +244,5 @@ def test_faults_are_switched_while_it_flies(fly: Callable[..., Simulator]) -> No
 
 def test_a_wrong_parameter_is_a_failed_transition(fly: Callable[..., Simulator]) -> None:
     simulator = fly(camera="/nowhere/camera.yaml")
-    assert not simulator.change(Transition.TRANSITION_CONFIGURE)
+    assert not simulator.change(Transition.TRANSITION_CONFIGURE, State.PRIMARY_STATE_INACTIVE)
     assert simulator.state() == State.PRIMARY_STATE_UNCONFIGURED

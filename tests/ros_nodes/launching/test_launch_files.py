@@ -1,5 +1,6 @@
 """The launch files do what they say: arguments, nodes, parameters, remappings, the profile; and their YAML is true."""
 
+# ruff: noqa: E402 (the imports of ROS come after the question whether it is there)
 from __future__ import annotations
 
 import dataclasses
@@ -14,12 +15,13 @@ from typing import Any
 import pytest
 import yaml
 
-pytest.importorskip("rclpy", reason="needs ROS 2: pip install ros-rclpy")
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2: pip install ros-rclpy")
 
-from kittiwake_ros.flight_simulator import FlightSettings
 from kittiwake_ros.parameters import checked
 from kittiwake_ros.resources import config, profile_variable
 from kittiwake_ros.settings import Settings
+from kittiwake_ros.simulator_settings import FlightSettings
+from kittiwake_ros.uav_localization import UavLocalization
 
 ROOT = Path(__file__).resolve().parents[3] / "ros_nodes"
 FILES = sorted(path.name for path in (ROOT / "launch").glob("*.launch.py"))
@@ -89,6 +91,21 @@ def test_yaml_names_known_nodes_and_says_what_each_value_is_for(file: str) -> No
         for key, value in block["ros__parameters"].items():
             checked(DECLARED[executable], key, value)
     assert re.search(r"^# ", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("namespace", ["/", "/fleet/uav1"])
+def test_the_yaml_reaches_the_node_in_any_namespace(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    words = ["--ros-args", "--params-file", str(config("px4.yaml")), "-r", f"__ns:={namespace}"]
+    node = UavLocalization(context=context, cli_args=words)
+    found = node.get_parameter("height_source").value
+    assert (node.get_namespace(), found) == (namespace, "autopilot")
+    assert Settings().height_source != found
+    node.close()
+    node.destroy_node()
+    rclpy.shutdown(context=context)
 
 
 def test_topics_are_remapped_by_arguments(recorder: Any) -> None:

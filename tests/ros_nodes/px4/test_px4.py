@@ -171,6 +171,11 @@ def test_odometry_is_velocity_and_never_the_position(px4_msgs: ModuleType) -> No
     assert time_s == pytest.approx(NOW_S + 2.0, abs=1e-6)
     np.testing.assert_allclose([x, y, yaw], [0.0, 40.0, math.pi / 2], atol=1e-4)
     assert bridge.problems() == ["no vehicle_attitude from PX4"]
+    assert bridge.facts()["px4 odometry"] == "without resets"
+    turned = position(px4_msgs, us(NOW_S + 2.02), vx=20.0, heading=0.1, delta_heading=0.1, heading_reset_counter=1)
+    vehicle.say("vehicle_local_position", turned)
+    assert heard.odometry[-1][3] == pytest.approx(math.pi / 2, abs=1e-6)
+    assert bridge.facts()["px4 odometry"] == "PX4's heading was reset by -5.7°"
 
 
 @pytest.mark.parametrize("use_height", [True, False])
@@ -250,6 +255,13 @@ def test_it_says_when_px4_falls_silent_or_does_not_fuse(px4_msgs: ModuleType) ->
     assert bridge.problems() == ["PX4 rejects our position: 80 m from its own, test ratio 9.0"]
     vehicle.now_s += 4.0
     assert bridge.problems()[0] == "no vehicle_attitude from PX4 for 4 s"
+    assert bridge.facts()["px4 fuses"] == "PX4 does not say"
+
+
+def test_flags_that_know_nothing_of_positions_claim_nothing(px4_msgs: ModuleType) -> None:
+    bridge, vehicle, _ = bridged()
+    flags = type("EstimatorStatusFlags", (), {"timestamp": us(NOW_S), "cs_yaw_align": True})()  # PX4 1.14
+    vehicle.say("estimator_status_flags", flags)
     assert bridge.facts()["px4 fuses"] == "PX4 does not say"
 
 
