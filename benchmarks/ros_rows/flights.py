@@ -56,7 +56,8 @@ def measure_parity(plan: Plan) -> list[Figure]:
     frames = simulated(SEED, plan.count(UPDATES, 15))
     expected = list(directly(frames))
     grid = expected[0].grid
-    parameters = {"map": index_of(SIDE_M), "camera": camera_file(DEFAULT_CAMERA, "ros-camera")}
+    camera = camera_file(DEFAULT_CAMERA, "ros-camera")
+    parameters = {"map": index_of(SIDE_M), "camera": camera, "update_distance_m": 50.0}
     apart = []
     with flown(parameters) as (_, _, peer):
         peer.publish_to(["/imu", "/odometry", "/range", "/camera/image"])

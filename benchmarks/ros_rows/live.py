@@ -41,7 +41,7 @@ SIMULATOR = "kittiwake_ros.flight_simulator"
 def measure_camera(plan: Plan) -> list[Figure]:
     """A circle at 90 m/s, an update every 40 m: VGA at 30 Hz in real time."""
     seconds, pictures = plan.count(240, 20), circle_pictures()
-    parameters = {"map": index_of(SIDE_M), "camera": camera_file(VGA, "ros-vga")}
+    parameters = {"map": index_of(SIDE_M), "camera": camera_file(VGA, "ros-vga"), "update_distance_m": 40.0}
     with flown(parameters) as (_, _, peer):
         peer.publish_to(["/imu", "/odometry", "/range", "/camera/image"])
         peer.listen_to(f"{NODE}/state", "/diagnostics")
@@ -161,7 +161,7 @@ def measure_configure(plan: Plan) -> list[Figure]:
 
 def measure_late(plan: Plan) -> list[Figure]:
     """The simulator flies at 20 m/s while every update takes longer."""
-    seconds, excess, old, gaps, n = plan.count(120, 60), list[float](), 0, list[float](), 0
+    seconds, excess, old, gaps, n = plan.count(240, 120), list[float](), 0, list[float](), 0
     by_delay = []
     for slow_s in (0.2, 0.5, 2.0):
         found, samples = fly_slowly(slow_s, seconds)
@@ -262,7 +262,7 @@ def _at(track: np.ndarray, time_s: float) -> tuple[float, float, float]:
 def measure_soak(plan: Plan) -> list[Figure]:
     """Resident memory of the node, from the end of the first quarter to the end of the flight."""
     minutes, pictures = plan.soak_minutes, circle_pictures()
-    parameters = {"map": index_of(SIDE_M), "camera": camera_file(VGA, "ros-vga")}
+    parameters = {"map": index_of(SIDE_M), "camera": camera_file(VGA, "ros-vga"), "update_distance_m": 40.0}
     memory: list[tuple[float, float]] = []
     with flown(parameters) as (_, node, peer):
         peer.publish_to(["/imu", "/odometry", "/range", "/camera/image"])

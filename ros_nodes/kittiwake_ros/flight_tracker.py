@@ -35,6 +35,9 @@ from .synchronize import STARTED_AGAIN_S, SampleBuffer, Sensors
 WAITING = 8
 """Images kept while they wait for samples or for the last update to end; of those only the newest will be used."""
 
+UPDATE_SHARE = 0.5
+"""Of the footprint is flown between updates: views that overlap more count for little, and evidence comes in crumbs."""
+
 LEG_M = 100.0
 """A way without images is handed to the filter in legs of this length."""
 
@@ -128,7 +131,7 @@ class FlightTracker:
 
     def __init__(self, settings: Settings, footprint_m: float, sensors: Sensors, health: Health) -> None:
         self.settings, self.sensors, self.health = settings, sensors, health
-        self.update_distance_m = settings.update_distance_m or 0.25 * footprint_m
+        self.update_distance_m = settings.update_distance_m or UPDATE_SHARE * footprint_m
         self.camera: Camera | None = None
         self.refusal = ""
         self.busy = False

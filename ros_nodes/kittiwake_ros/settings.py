@@ -61,7 +61,7 @@ class Settings:
         1.5, "standard deviation of the odometry's turn between two updates", unit="°", least=0.01, most=45.0
     )
     update_distance_m: float = parameter(
-        0.0, "way between two updates; 0: a quarter of the map's footprint", unit="m", least=0.0, most=10000.0
+        0.0, "way between two updates; 0: half of the map's footprint", unit="m", least=0.0, most=10000.0
     )
     update_period_s: float = parameter(0.2, "least time between two updates", unit="s", least=0.0, most=60.0)
     max_radius_m: float = parameter(

@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from geometry_msgs.msg import PoseWithCovarianceStamped, QuaternionStamped
@@ -29,13 +27,14 @@ from kittiwake_runtime.errors import KittiwakeError
 from kittiwake_runtime.localization.camera import load_camera
 from kittiwake_runtime.localization.localizer import Localizer, LocalizerConfig
 from kittiwake_runtime.localization.map_index import MapIndex
-from kittiwake_runtime.localization.outputs import Fix, write_track_csv, write_track_geojson
+from kittiwake_runtime.localization.outputs import Fix
 from kittiwake_runtime.localization.pictures import Canvas, belief_map, belief_picture
 from kittiwake_runtime.localization.report import Update
 
-from . import qos, state_file
+from . import qos
 from .autopilot import AutopilotGate, GateConfig
 from .belief_grid import BeliefGrid, belief_grid
+from .flight_record import FlightRecord
 from .flight_tracker import FlightTracker, Image, Job, locate
 from .geometry import MapFrame
 from .inputs import Inputs
@@ -48,7 +47,6 @@ from .settings import Settings
 from .synchronize import Sensors
 from .worker import Worker
 
-TRACK_LENGTH = 100_000
 BELIEF_PERIOD_S = 1.0
 PICTURE_PX = 300
 OTHER_CLOCK_S = 10.0
@@ -68,6 +66,7 @@ class UavLocalization(ManagedNode):
         self.create_service(Trigger, "~/save_track", self._on_save_track)
         self._resources = ExitStack()
         self.tracker: FlightTracker | None = None
+        self.record = FlightRecord(Settings())
         self.bridge: Any = None
 
     def load(self) -> None:
@@ -98,10 +97,12 @@ class UavLocalization(ManagedNode):
         self._resources.callback(self.clock_worker.close)
         self._commands: list[Command] = []
         self._canvas: Canvas | None = None
-        self._track: deque[Fix] = deque(maxlen=TRACK_LENGTH)
         self._times_ms: dict[str, float] = {}
         self._belief_s = -math.inf
-        self._restore()
+        self.record = FlightRecord(settings)
+        self.record.restore(self.localizer, self.now_s())
+        self.get_logger().info(f"start: {self.record.started_from}")
+        self.health.set("state_file", "warn", self.record.problem)
         self.tracker = tracker
 
     def start(self) -> None:
@@ -137,7 +138,7 @@ class UavLocalization(ManagedNode):
             self.bridge = None
         if self.tracker is not None:
             self.tracker.busy = False
-            self._save_state(self.tracker.pose())
+            self.record.keep(self.tracker.pose())
 
     def unload(self) -> None:
         """Close map, model and thread."""
@@ -199,7 +200,7 @@ class UavLocalization(ManagedNode):
         update, task_s = future.result()
         self.health.set("update", "ok", "")
         if self.tracker.finished(job, update):
-            self._track.append(update.fix)
+            self.record.add(update.fix)
             self.outputs.fix(job, update.fix)
             if job.image is not None:
                 node_s = time.monotonic() - job.image.arrived_s - task_s
@@ -256,7 +257,7 @@ class UavLocalization(ManagedNode):
 
     def _show(self, believed: Fix | None, with_picture: bool) -> tuple[BeliefGrid, Any]:
         """On the localizer's thread, between two updates."""
-        self._save_state(believed)
+        self.record.keep(believed)
         filter_, picture = self.localizer.filter, None
         if with_picture:
             self._canvas = self._canvas or Canvas.of(self.localizer.index, PICTURE_PX)
@@ -300,7 +301,7 @@ class UavLocalization(ManagedNode):
             "map_origin_lat_deg": f"{self.frame.origin.lat_deg:.8f}",
             "map_origin_lon_deg": f"{self.frame.origin.lon_deg:.8f}",
             "model": self.localizer.index.meta.bundle_name,
-            "start": self._started_from,
+            "start": self.record.started_from,
             **self._times_ms,
             **self.inputs.values(),
         }
@@ -342,39 +343,11 @@ class UavLocalization(ManagedNode):
         return response
 
     def _on_save_track(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self.tracker is None or not self._track:
-            response.success, response.message = False, "there is no track yet"
-            return response
-        folder, track = Path(self.settings.track_folder).absolute(), list(self._track)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_track_csv(track, folder / "track.csv")
-            write_track_geojson(track, folder / "track.geojson")
-        except OSError as error:
-            response.success, response.message = False, f"{folder}: {error.strerror}"
-            return response
-        response.success, response.message = True, f"{len(track)} updates in {folder}"
-        return response
-
-    def _save_state(self, fix: Fix | None) -> None:
-        if self.settings.state_file and fix is not None and fix.is_believed:
-            state_file.save(Path(self.settings.state_file), fix)
-
-    def _restore(self) -> None:
-        """Start from the last belief on disk; a file that can't be read is told of, and no more."""
-        settings, self._started_from = self.settings, "nothing known"
-        self.health.set("state_file", "ok", "")
-        if not settings.state_file:
-            return
-        limits = {"max_age_s": settings.state_max_age_s, "max_speed_m_s": settings.max_speed_m_s}
-        try:
-            kept = state_file.load(Path(settings.state_file))
+            response.success, response.message = True, self.record.save_track()
         except KittiwakeError as error:
-            self.health.set("state_file", "warn", f"{error.message} ({error.hint})")
-            return
-        if kept is not None:
-            self._started_from = state_file.restore(self.localizer, kept, self.now_s(), **limits)
-            self.get_logger().info(self._started_from)
+            response.success, response.message = False, error.message
+        return response
 
 
 def _timed_update(localizer: Localizer, commands: Sequence[Command], job: Job) -> tuple[Update, float]:

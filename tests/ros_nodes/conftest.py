@@ -43,7 +43,7 @@ class Scene:
     @property
     def parameters(self) -> dict[str, Any]:
         """What the node needs."""
-        return {"map": self.map, "camera": self.camera}
+        return {"map": self.map, "camera": self.camera, "update_distance_m": STEP_M / 2}
 
     def truth(self, i: int) -> tuple[float, float]:
         """Latitude and longitude of a frame."""

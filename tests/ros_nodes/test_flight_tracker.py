@@ -33,7 +33,7 @@ class Flight:
     """A vehicle that flies east at 20 m/s; its own clock is that of the stamps."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = Settings(map="area.kwmap", **settings)
+        self.settings = Settings(map="area.kwmap", **({"update_distance_m": 40.0} | settings))
         self.health, self.sensors = Health(), Sensors()
         self.tracker = FlightTracker(self.settings, 160.0, self.sensors, self.health)
         self.tracker.camera = Camera.from_fov(64, 48, 60)
@@ -84,7 +84,7 @@ def test_updates_come_by_way_and_by_time() -> None:
     flight = Flight()
     flight.fly(20.0)
     times = [job.time_s - T0 for job in flight.jobs]
-    assert np.diff(times) == pytest.approx(2.0, abs=0.11), "a quarter of the footprint is 40 m, which are 2 s"
+    assert np.diff(times) == pytest.approx(2.0, abs=0.11), "40 m are 2 s"
     assert flight.jobs[0].step is None
     for job in flight.jobs[1:]:
         assert job.step is not None
@@ -95,6 +95,10 @@ def test_updates_come_by_way_and_by_time() -> None:
     counts = flight.accounted()
     assert counts["images_used"] == len(flight.jobs)
     assert sum(counts.values()) == flight.health.counts["images_received"] == 201
+
+
+def test_the_way_between_updates_is_half_a_footprint() -> None:
+    assert Flight(update_distance_m=0.0).tracker.update_distance_m == 80.0
 
 
 def test_hover_makes_no_updates() -> None:

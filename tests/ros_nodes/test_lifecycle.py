@@ -92,6 +92,7 @@ def test_parameters_are_described(start_node: StartNode, peer: Peer) -> None:
 
 def test_yaml_autostart_and_sigterm(scene: Scene, start_node: StartNode, peer: Peer, tmp_path: Path) -> None:
     values = {"map": str(scene.map), "camera": str(scene.camera), "autostart": True, "max_radius_m": 300}
+    values |= {"update_distance_m": 30}
     values["state_file"] = str(tmp_path / "belief.json")
     file = tmp_path / "node.yaml"
     file.write_text(json.dumps({"/**": {"ros__parameters": values}}))  # JSON is YAML; 300 stands for 300.0

@@ -134,7 +134,7 @@ def test_a_flight_is_found_and_its_outputs_agree(
 
 
 def test_compressed_images_with_camera_info_alone(scene: Scene, start_node: StartNode, peer: Peer) -> None:
-    start_node({"map": scene.map, "compressed": True})
+    start_node({"map": scene.map, "compressed": True, "update_distance_m": 30.0})
     compressed = peer.node.create_publisher(CompressedImage, "/camera/image/compressed", qos.output())
     info = peer.node.create_publisher(CameraInfo, "/camera/camera_info", qos.output())
     del peer.publishers["/camera/image"]
