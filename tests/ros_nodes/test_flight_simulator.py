@@ -140,7 +140,10 @@ def fly(domain: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., 
     for simulator in started:
         if simulator.process.poll() is None:
             simulator.process.send_signal(signal.SIGINT)
-        said, _ = simulator.process.communicate(timeout=DEADLINE_S)
+        try:
+            said, _ = simulator.process.communicate(timeout=DEADLINE_S)
+        finally:
+            simulator.process.kill()
         assert simulator.process.returncode == 0, said
         assert "Traceback" not in said
     executor.shutdown()
