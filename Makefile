@@ -42,7 +42,7 @@ test: $(DEV)/.made
 	$(PYTEST) -m slow $(ARGS)
 
 test-cuda: $(filter .venv/cuda/.made,$(CUDA_PYTHON:bin/python=.made))
-	PYTHONPATH=runtime:models:training:export$${PYTHONPATH:+:$$PYTHONPATH} \
+	PYTHONPATH=runtime:models:training:export:ros_nodes$${PYTHONPATH:+:$$PYTHONPATH} \
 	    $(CUDA_PYTHON) -m pytest -m cuda -rs $(or $(ARGS),tests)
 
 bench-%: benchmarks/%.py $(DEV)/.made
@@ -62,12 +62,12 @@ $(RUNTIME)/.made: runtime/pyproject.toml models/pyproject.toml
 	$(RUNTIME)/bin/pip install $(PIP_OPTIONS) -e ./runtime -e ./models
 	@touch $@
 
-$(DEV)/.made: $(wildcard */pyproject.toml) requirements-dev.txt constraints-lowest.txt
+$(DEV)/.made: $(wildcard */pyproject.toml) ros_nodes/setup.py requirements-dev.txt constraints-lowest.txt
 	@echo "making $(DEV): about 450 MB to download"
 	$(PYTHON) -m venv $(DEV)
 	@index=""; if $(PYTHON) -c '$(PROBE)' 2>/dev/null; then index="--extra-index-url $(TORCH_INDEX)"; fi; \
 	set -x; $(DEV)/bin/pip install $(PIP_OPTIONS) $$index -r requirements-dev.txt \
-	    -e ./runtime -e ./models -e ./training -e ./export
+	    -e ./runtime -e ./models -e ./training -e ./export -e ./ros_nodes
 	@touch $@
 
 # onnxruntime and onnxruntime-gpu are one module: the second must be installed last, and alone.

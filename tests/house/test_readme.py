@@ -71,7 +71,7 @@ def test_what_a_text_block_starts_is_there(line: str) -> None:
             return
         command = [sys.executable, f"benchmarks/{words[0].removeprefix('bench-')}.py"]
     elif program == "python":
-        command = [sys.executable, words[0]]
+        command = [sys.executable, *words[: 2 if words[0] == "-m" else 1]]
     else:
         named = next((i for i, word in enumerate(words) if not re.fullmatch("[a-z]+", word)), len(words))
         command = [sys.executable, "-m", "kittiwake_runtime", *words[:named]]

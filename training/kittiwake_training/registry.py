@@ -22,7 +22,6 @@ GROUP = "kittiwake.models"
 BUILT_IN = {
     "localization.cnn": "kittiwake_training.localization.model:DescriptorCNN",
     "localization.capsules": "kittiwake_training.localization.capsules:CapsuleDescriptor",
-    "localization.lite0": "kittiwake_training.localization.lite0:Lite0Descriptor",
     "localization.gradients": "kittiwake_training.localization.gradients:GradientDescriptor",
     "localization.lite0": "kittiwake_training.localization.lite0:Lite0Descriptor",
     "vision.efficientnet-lite0": "kittiwake_training.efficientnet_lite0:EfficientNetLite0",

@@ -61,6 +61,21 @@ class Mount:
         # Optical x, y, z are the turned frame's y (right), z (down), x (axis).
         return np.asarray(turn[:, [1, 2, 0]])
 
+    @classmethod
+    def from_rotation(cls, optical_to_body: Floats, position_m: ArrayLike = (0.0, 0.0, 0.0)) -> Mount:
+        """The mount of a (3, 3) rotation from the optical frame to body FRD, as of a gimbal; the lens in metres.
+
+        Straight up and straight down the roll is taken as zero: there, only its sum with the yaw means anything.
+        """
+        right, down, ahead = np.asarray(optical_to_body, dtype=np.float64).T
+        pitch = -math.asin(max(-1.0, min(1.0, float(ahead[2]))))
+        if math.hypot(ahead[0], ahead[1]) < 1e-9:
+            roll, yaw = 0.0, math.atan2(-right[0], right[1])
+        else:
+            roll, yaw = math.atan2(right[2], down[2]), math.atan2(ahead[1], ahead[0])
+        x, y, z = (float(value) for value in np.asarray(position_m, dtype=np.float64))
+        return cls(math.degrees(roll), math.degrees(pitch), math.degrees(yaw), x, y, z)
+
     @property
     def position_m(self) -> Floats:
         """(3,) lens in body FRD, metres."""

@@ -10,6 +10,7 @@ differ by less than 0.04 % within a UTM zone).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -181,7 +182,7 @@ def simulate_flight(
         yaw = math.radians(float(grid.yaw_deg(heading, easting, northing)))
         yield SimulatedFrame(
             time_s=start_time_s + update * motion.step_m / motion.speed_m_s,
-            image=_expose(image, float(gain), float(gamma), sensors.pixel_noise, rng),
+            image=expose(image, float(gain), float(gamma), sensors.pixel_noise, rng),
             attitude_rad=(truth.roll_rad + noise[0], truth.pitch_rad + noise[1], (yaw + noise[2]) % math.tau),
             height_agl_m=truth.height_agl_m * (1 + sensors.height_noise_share * rng.normal()),
             step=step,
@@ -305,18 +306,36 @@ def _sway(x: float, y: float, heading: float, sensors: Sensors, rng: np.random.G
 
 def _ground_points(camera: Camera, truth: Truth) -> Floats:
     """(H, W, 2) east and north in the world where the pixels' rays meet the ground, NaN where they do not."""
-    u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
     # The grid's north stands in for north here: only the angle against the grid matters to the picture.
     body_to_grid = body_to_ned(truth.roll_rad, truth.pitch_rad, math.pi / 2 - truth.heading_rad)
-    rays = camera.rays(np.stack([u, v], axis=-1)) @ (body_to_grid @ camera.mount.optical_to_body).T
+    rays = _pixel_rays(camera) @ (body_to_grid @ camera.mount.optical_to_body).T
     north, east, down = body_to_grid @ camera.mount.position_m
     with np.errstate(divide="ignore", invalid="ignore"):
         reach = np.where(rays[..., 2] > 0.1, (truth.height_agl_m - down) / rays[..., 2], np.nan)
     return np.stack([truth.x_m + east + rays[..., 1] * reach, truth.y_m + north + rays[..., 0] * reach], axis=-1)
 
 
-def _expose(image: Rgb8, gain: float, gamma: float, noise: float, rng: np.random.Generator) -> Rgb8:
-    """Gain, gamma and pixel noise of the camera."""
+@functools.lru_cache(maxsize=4)
+def _pixel_rays(camera: Camera) -> Floats:
+    """(H, W, 3) directions of all pixels in the optical frame; undistorting takes longer than the rest of a picture."""
+    u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
+    rays = camera.rays(np.stack([u, v], axis=-1))
+    rays.setflags(write=False)
+    return rays
+
+
+def expose(image: Rgb8, gain: float, gamma: float, noise: float, rng: np.random.Generator) -> Rgb8:
+    """What a camera's sensor makes of a view.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        gain, gamma: of the exposure.
+        noise: standard deviation of a pixel, as a share of white.
+        rng: of the noise.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
     value = (image.astype(np.float32) / 255) ** np.float32(gamma)
     value *= min(gain, 0.98 / max(float(np.quantile(value, 0.98)), 0.1))  # no camera leaves snow blown out
     value += rng.normal(0.0, noise, image.shape).astype(np.float32)

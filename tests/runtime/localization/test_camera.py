@@ -84,6 +84,14 @@ def test_mounts_by_hand() -> None:
     np.testing.assert_array_equal(Mount(x_m=1.0, y_m=2.0, z_m=3.0).position_m, [1.0, 2.0, 3.0])
 
 
+@given(roll=st.floats(-180, 180), pitch=st.one_of(st.floats(-90, 90), st.just(-90.0)), yaw=st.floats(-180, 180))
+def test_a_rotation_becomes_the_mount_that_makes_it(roll: float, pitch: float, yaw: float) -> None:
+    wanted = Mount(roll, pitch, yaw).optical_to_body
+    mount = Mount.from_rotation(wanted, (0.1, 0.2, 0.3))
+    np.testing.assert_allclose(mount.optical_to_body, wanted, atol=1e-6)
+    np.testing.assert_allclose(mount.position_m, [0.1, 0.2, 0.3])
+
+
 def test_scaling_keeps_the_directions() -> None:
     model = camera()
     half = model.scaled_to(684, 456)

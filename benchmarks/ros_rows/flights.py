@@ -1,0 +1,127 @@
+"""Through ROS and directly: the same flight gives the same fixes; and over many flights the covariance is honest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+
+import numpy as np
+from results import Figure
+from ros_peers import NODE, Sample, image_message, publish_sample
+from tqdm import tqdm
+
+from kittiwake_runtime.engines.select import open_engine
+from kittiwake_runtime.localization.flight import Observation, fly
+from kittiwake_runtime.localization.flight_log import Pose, odometry_steps
+from kittiwake_runtime.localization.localizer import Localizer
+from kittiwake_runtime.localization.map_index import MapIndex
+from kittiwake_runtime.localization.outputs import Fix
+from kittiwake_runtime.localization.simulate import DEFAULT_CAMERA, SimulatedFrame, simulate_flight
+from kittiwake_runtime.localization.world import World
+from ros_rows.scene import SEED, WORLD_SEED, Plan, bundle, camera_file, flown, index_of, of_world
+
+SIDE_M = 4_000.0
+UPDATES = 50
+NINETY = -2 * math.log(0.1)
+"""Squared normalized error that a 2-D Gaussian stays below with 90 %."""
+
+
+def simulated(seed: int, updates: int) -> list[SimulatedFrame]:
+    """A flight in autumn, by the protocol of the localization benchmark."""
+    bounds = (0.0, 0.0, SIDE_M, SIDE_M)
+    world = World(WORLD_SEED)
+    return list(
+        simulate_flight(world, bounds=bounds, season="autumn", date_seed=1, updates=updates, seed=seed, threads=1)
+    )
+
+
+def directly(frames: list[SimulatedFrame]) -> Iterator[Fix]:
+    """Its fixes, by the code of `kittiwake locate`."""
+    poses = [Pose(time_s=frame.time_s, roll_deg=0.0, pitch_deg=0.0, odometry=frame.odometry) for frame in frames]
+    steps = [None, *odometry_steps(poses)]
+    observations = [
+        Observation(frame.time_s, frame.image, frame.attitude_rad, frame.height_agl_m, True, step)
+        for frame, step in zip(frames, steps, strict=True)
+    ]
+    with MapIndex.open(index_of(SIDE_M)) as index, open_engine(bundle()) as engine:
+        for update in fly(Localizer(index, engine), DEFAULT_CAMERA, observations):
+            yield update.fix
+
+
+def measure_parity(plan: Plan) -> list[Figure]:
+    """The largest distance between a believed fix of the node and the same one called directly."""
+    frames = simulated(SEED, plan.count(UPDATES, 15))
+    expected = list(directly(frames))
+    grid = expected[0].grid
+    camera = camera_file(DEFAULT_CAMERA, "ros-camera")
+    parameters = {"map": index_of(SIDE_M), "camera": camera, "update_distance_m": 50.0}
+    apart = []
+    with flown(parameters) as (_, _, peer):
+        peer.publish_to(["/imu", "/odometry", "/range", "/camera/image"])
+        peer.listen_to(f"{NODE}/navsat")
+        peer.activate()
+        for frame, fix in zip(tqdm(frames, desc="parity", unit="image"), expected, strict=True):
+            at = frame.odometry
+            odometry = (at.x_m, at.y_m, math.radians(at.yaw_deg))
+            publish_sample(peer, Sample(frame.time_s, frame.attitude_rad, frame.height_agl_m, odometry))
+            message = image_message(frame.image, frame.time_s)
+            peer.publishers["/camera/image"].publish(message)
+            heard, stamp = peer.heard[f"{NODE}/navsat"], message.header.stamp
+            answer = peer.until(lambda h=heard, s=stamp: [m for m in h if m.header.stamp == s], "an answer")[0]
+            if (answer.status.status >= 0) != fix.is_believed:
+                apart.append(math.inf)
+            elif fix.is_believed:
+                east, north = grid.from_wgs84(answer.latitude, answer.longitude)
+                apart.append(math.hypot(float(east) - fix.easting_m, float(north) - fix.northing_m))
+    worst = max(apart, default=math.nan)
+    note = f"largest of the believed fixes of {len(frames)} updates" + (
+        "" if math.isfinite(worst) else "; one side believed what the other did not"
+    )
+    value = worst if math.isfinite(worst) else None
+    return [Figure("parity.fix_m", value, "m", len(apart), None, "<= 0.1", data=of_world(SIDE_M), note=note)]
+
+
+def measure_consistency(plan: Plan) -> list[Figure]:
+    """Normalized error squared over its dimension, and the share inside the 90 % ellipse; intervals over flights."""
+    seeds = [SEED + 1 + i for i in range(plan.count(100, 4))]
+    index_of(SIDE_M)
+    updates = plan.count(40, 20)
+    with ProcessPoolExecutor(plan.processes, mp_context=get_context("spawn")) as pool:
+        flights = pool.map(partial(squared_errors, updates=updates), seeds)
+        found = [errors for errors in tqdm(flights, total=len(seeds), desc="consistency", unit="flight") if len(errors)]
+    n = sum(map(len, found))
+    data = f"{of_world(SIDE_M)}, {len(seeds)} flights of {updates} updates in autumn"
+    note = f"all {n} converged updates of {len(found)} flights; interval by bootstrap over flights"
+    if not found:
+        return [Figure("consistency.nees", None, "x", 0, None, "0.7-1.3", data=data, note="no flight converged")]
+    nees, nees_bounds = _bootstrap(found, lambda errors: float(np.mean(errors)) / 2)
+    inside, inside_bounds = _bootstrap(found, lambda errors: 100 * float(np.mean(errors <= NINETY)))
+    return [
+        Figure("consistency.nees", nees, "x", n, nees_bounds, "0.7-1.3", data=data, note=note),
+        Figure("consistency.inside90", inside, "%", n, inside_bounds, "85-95", data=data, note=note),
+    ]
+
+
+def squared_errors(seed: int, updates: int) -> np.ndarray:
+    """``(n,)`` squared error of each converged update, normalized by its published covariance."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    frames = simulated(seed, updates)
+    found = []
+    for frame, fix in zip(frames, directly(frames), strict=True):
+        if fix.is_believed:
+            error = np.array([fix.easting_m - frame.easting_m, fix.northing_m - frame.northing_m])
+            found.append(float(error @ np.linalg.solve(fix.covariance, error)))
+    return np.array(found)
+
+
+def _bootstrap(flights: list[np.ndarray], of: Callable[[np.ndarray], float]) -> tuple[float, tuple[float, float]]:
+    """A statistic of all updates, and its 95 % interval when whole flights are drawn."""
+    rng = np.random.default_rng(SEED)
+    draws = [of(np.concatenate([flights[i] for i in rng.integers(0, len(flights), len(flights))])) for _ in range(1000)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return of(np.concatenate(flights)), (float(low), float(high))
