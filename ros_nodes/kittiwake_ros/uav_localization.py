@@ -109,7 +109,7 @@ class UavLocalization(ManagedNode):
         """Subscribe, and begin to say where the vehicle is."""
         settings, inputs = self.settings, self.inputs
         self.bridge = self._open_bridge()
-        profile = qos.sensor(5, reliable=settings.image_reliable)
+        profile = qos.sensor(10, reliable=settings.image_reliable)
         if settings.compressed:
             self.listen(CompressedImage, "camera/image/compressed", self._on_image, profile)
         else:
