@@ -41,6 +41,7 @@ START_TIME_S = 1_750_000_000.0
 """Of simulated time."""
 
 _LATE_S = 1.0
+_LANDING_S = 0.1
 _PIXEL_NOISE = 0.02
 
 
@@ -67,7 +68,8 @@ class FlightSimulator(ManagedNode):
         self._range = self.offer(Range, "range", qos.output(50))
         self._truth = self.offer(Odometry, "truth", qos.output())
         self._truth_navsat = self.offer(NavSatFix, "truth_navsat", qos.output())
-        self._exposures: queue.Queue[_Exposure | None] = queue.Queue(maxsize=2)
+        self._exposures: queue.Queue[_Exposure] = queue.Queue(maxsize=2)
+        self._in_flight = threading.Event()
         self._photographer: threading.Thread | None = None
         self.add_on_set_parameters_callback(self._on_parameters)
 
@@ -93,6 +95,8 @@ class FlightSimulator(ManagedNode):
         simulated = self.settings.clock == "sim"
         self._began_s = (START_TIME_S if simulated else self.now_s()) - self._flight.time_s
         self._ground = PaintedGround(self.settings.seed)
+        self._exposures = queue.Queue(maxsize=2)
+        self._in_flight.set()
         self._photographer = threading.Thread(target=self._take_photographs, name="photographer", daemon=True)
         self._photographer.start()
         self.every(1 / self.settings.sensor_rate_hz / (self.settings.time_factor if simulated else 1.0), self._tick)
@@ -100,7 +104,7 @@ class FlightSimulator(ManagedNode):
     def stop(self) -> None:
         """Stand still in the air."""
         if self._photographer is not None:
-            self._exposures.put(None)
+            self._in_flight.clear()
             self._photographer.join()
             self._photographer = None
             self._ground.close()
@@ -164,7 +168,11 @@ class FlightSimulator(ManagedNode):
     def _take_photographs(self) -> None:
         """In a thread of its own: painting takes longer than the time between two samples of the gyro."""
         settings, (gain, gamma) = self.settings, self._exposure
-        while (exposure := self._exposures.get()) is not None:
+        while self._in_flight.is_set():
+            try:
+                exposure = self._exposures.get(timeout=_LANDING_S)
+            except queue.Empty:
+                continue
             day = (settings.season, settings.date_seed)
             seen = photograph(self._ground, self._camera, exposure.truth, *day, threads=1)
             image = to_message(expose(seen, gain, gamma, _PIXEL_NOISE, self._rng), "rgb8", self._info.header)

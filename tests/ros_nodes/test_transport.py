@@ -54,7 +54,10 @@ def test_large_best_effort_images_arrive(domain: int, tmp_path: Path, monkeypatc
     while len(stamps) < IMAGES and time.monotonic() < end_s:
         executor.spin_once(timeout_sec=0.1)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 0
+    try:
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
     executor.shutdown()
     node.destroy_node()
     rclpy.shutdown(context=context)
