@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -32,6 +32,7 @@ RADIUS_M = 300.0
 SPEED_M_S = 90.0
 PICTURES = 94
 CAMERA_HZ, SENSOR_HZ = 30, 60
+LOOKS = 40
 LEAST_FOR_P99 = 459
 """Samples that a 99th percentile stands on, for a 95 % bound."""
 
@@ -104,12 +105,19 @@ def on_circle(share: float) -> tuple[float, float, float]:
     return middle + RADIUS_M * math.cos(angle), middle + RADIUS_M * math.sin(angle), angle + math.pi / 2
 
 
-def fly_circle(peer: Peer, pictures: np.ndarray, seconds: float) -> int:
-    """Publish sensors and camera in real time; returns how many images were sent."""
+def fly_circle(peer: Peer, pictures: np.ndarray, seconds: float, look: Callable[[float], None] | None = None) -> int:
+    """Publish sensors and camera in real time; returns how many images were sent.
+
+    Args:
+        look: called with the seconds flown, forty times along the way.
+    """
+    ticks = int(seconds * SENSOR_HZ)
     round_s = math.tau * RADIUS_M / SPEED_M_S
     start, sent = time.time(), 0
     x0, y0, heading0 = on_circle(0.0)
-    for tick in tqdm(range(int(seconds * SENSOR_HZ)), desc="circle", unit="tick"):
+    for tick in tqdm(range(ticks), desc="circle", unit="tick"):
+        if look is not None and tick % max(ticks // LOOKS, 1) == 0:
+            look(tick / SENSOR_HZ)
         due = start + tick / SENSOR_HZ
         while (left := due - time.time()) > 0:
             peer.executor.spin_once(timeout_sec=left)
@@ -267,14 +275,12 @@ def measure_soak(plan: Plan) -> list[Figure]:
     with flown(parameters) as (_, node, peer):
         peer.publish_to(["/imu", "/odometry", "/range", "/camera/image"])
         peer.activate()
-        slices = 40
-        for i in range(slices):
-            fly_circle(peer, pictures, 60 * minutes / slices)
-            memory.append((60 * minutes * (i + 1) / slices, resident_mb(node.process.pid)))
-        listing = ", ".join(f"{mb:.0f}" for _, mb in memory[:: slices // 8])
+        start_at(peer, *on_circle(0.0)[:2])
+        fly_circle(peer, pictures, 60 * minutes, lambda at_s: memory.append((at_s, resident_mb(node.process.pid))))
+        listing = ", ".join(f"{mb:.0f}" for _, mb in memory[:: LOOKS // 8])
     early, late = (
-        median(mb for _, mb in memory[slices // 4 : slices // 2]),
-        median(mb for _, mb in memory[-slices // 4 :]),
+        median(mb for _, mb in memory[LOOKS // 4 : LOOKS // 2]),
+        median(mb for _, mb in memory[-LOOKS // 4 :]),
     )
     note = f"median of the last quarter over that of the second, {minutes:g} minutes; MB along the way: {listing}"
     data = f"{of_world(SIDE_M)}; 640x480 rgb8 at {CAMERA_HZ} Hz"

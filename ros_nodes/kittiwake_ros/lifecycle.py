@@ -204,8 +204,8 @@ def run(make: Callable[[], ManagedNode], arguments: Sequence[str] | None = None)
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except Exception:  # a signal closes rclpy's context at once: a callback that publishes then is no error
-        if rclpy.ok():
+    except Exception:  # a signal closes rclpy's context beside us: what a callback stumbles over then is no error
+        if not _is_closing():
             raise
     finally:
         executor.shutdown()
@@ -214,3 +214,11 @@ def run(make: Callable[[], ManagedNode], arguments: Sequence[str] | None = None)
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _is_closing(patience_s: float = 0.5) -> bool:
+    """Whether a signal closes rclpy's context: its thread may need a moment for that."""
+    deadline_s = time.monotonic() + patience_s
+    while rclpy.ok() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    return not rclpy.ok()

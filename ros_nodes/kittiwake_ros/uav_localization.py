@@ -47,7 +47,6 @@ from .settings import Settings
 from .synchronize import Sensors
 from .worker import Worker
 
-BELIEF_PERIOD_S = 1.0
 PICTURE_PX = 300
 OTHER_CLOCK_S = 10.0
 """Stamps this far from ROS time are of another clock."""
@@ -93,12 +92,12 @@ class UavLocalization(ManagedNode):
         )
         self.worker = Worker(self, "localizer")
         self._resources.callback(self.worker.close)
-        self.clock_worker = Worker(self, "camera clock")
-        self._resources.callback(self.clock_worker.close)
+        self.side_worker = Worker(self, "beside")
+        self._resources.callback(self.side_worker.close)
         self._commands: list[Command] = []
         self._canvas: Canvas | None = None
         self._times_ms: dict[str, float] = {}
-        self._belief_s = -math.inf
+        self._unshown_s: float | None = None
         self.record = FlightRecord(settings)
         self.record.restore(self.localizer, self.now_s())
         self.get_logger().info(f"start: {self.record.started_from}")
@@ -109,7 +108,7 @@ class UavLocalization(ManagedNode):
         """Subscribe, and begin to say where the vehicle is."""
         settings, inputs = self.settings, self.inputs
         self.bridge = self._open_bridge()
-        profile = qos.sensor(5, reliable=settings.image_reliable)
+        profile = qos.sensor(10, reliable=settings.image_reliable)
         if settings.compressed:
             self.listen(CompressedImage, "camera/image/compressed", self._on_image, profile)
         else:
@@ -132,7 +131,7 @@ class UavLocalization(ManagedNode):
     def stop(self) -> None:
         """Let the running update end, and keep the last belief."""
         self.worker.settle()
-        self.clock_worker.settle()
+        self.side_worker.settle()
         if self.bridge is not None:
             self.bridge.close()
             self.bridge = None
@@ -176,8 +175,8 @@ class UavLocalization(ManagedNode):
         if why := self.tracker.offer(image, inputs.image_problem(message)):
             self.refuse("camera/image", why)
         self._pump()
-        if self.clock_worker.is_idle and inputs.watches(image.time_s):
-            self.clock_worker.submit(partial(inputs.watch_clock, image.time_s, message), self._on_clock)
+        if self.side_worker.is_idle and inputs.watches(image.time_s):
+            self.side_worker.submit(partial(inputs.watch_clock, image.time_s, message), self._on_clock)
 
     def _pump(self) -> None:
         """Hand the newest usable image to the localizer when it is due and the localizer is idle."""
@@ -207,7 +206,7 @@ class UavLocalization(ManagedNode):
                 age_s = job.image.arrived_s - job.image.sent_s
                 self._times_ms = {"task_ms": 1e3 * task_s, "node_ms": 1e3 * node_s, "image_age_ms": 1e3 * age_s}
             self._publish_state()
-            self._after_update(update.fix)
+            self._unshown_s = update.fix.time_s
         self._pump()
 
     def _publish_pose(self) -> None:
@@ -227,8 +226,9 @@ class UavLocalization(ManagedNode):
         other = math.isfinite(behind_s) and abs(behind_s) > OTHER_CLOCK_S
         text = f"odometry is stamped {behind_s:.0f} s behind ROS time: mend its clock, or set use_sim_time"
         self.health.set("clock", "warn", text if other else "")
-        if self.clock_worker.is_idle and (estimate := self.inputs.clock_estimate()) is not None:
-            self.clock_worker.submit(estimate, self._on_clock)
+        is_idle = self.side_worker.is_idle
+        if is_idle and (estimate := self.inputs.clock_estimate()) is not None:
+            self.side_worker.submit(estimate, self._on_clock)
         self.health.counts["odometry_resets"] = self.sensors.odometry.resets
         fix = self._current()
         is_converged = fix is not None and fix.is_believed
@@ -238,6 +238,9 @@ class UavLocalization(ManagedNode):
             self.health.set("gate", "warn", f"nothing is sent to the autopilot: {held}" if held else "")
         self._publish_state()
         self.outputs.path()
+        self._show_belief()
+        if is_converged and is_idle:
+            self.side_worker.submit(partial(self.record.keep, fix), self._on_kept)
         if not is_converged:
             self.outputs.no_fix()
 
@@ -247,26 +250,29 @@ class UavLocalization(ManagedNode):
         if self.tracker is not None and error is None:
             self.tracker.refusal = self.inputs.judge_clock(future.result())
 
-    def _after_update(self, fix: Fix) -> None:
-        """At most once a second: the belief to look at, and to disk."""
-        if time.monotonic() - self._belief_s < BELIEF_PERIOD_S:
+    def _show_belief(self) -> None:
+        """The belief to look at: after an update, and at most once a second."""
+        if self._unshown_s is None:
             return
-        self._belief_s = time.monotonic()
-        show = partial(self._show, self._current(), self.outputs.wants_picture)
-        self.worker.submit(show, partial(self._publish_belief, fix.time_s))
+        time_s, self._unshown_s = self._unshown_s, None
+        show = partial(self._show, self.outputs.wants_picture)
+        self.worker.submit(show, partial(self._publish_belief, time_s))
 
-    def _show(self, believed: Fix | None, with_picture: bool) -> tuple[BeliefGrid, Any]:
+    def _show(self, with_picture: bool) -> tuple[BeliefGrid, Any]:
         """On the localizer's thread, between two updates."""
-        self.record.keep(believed)
         filter_, picture = self.localizer.filter, None
         if with_picture:
             self._canvas = self._canvas or Canvas.of(self.localizer.index, PICTURE_PX)
             picture = belief_picture(self._canvas, belief_map(filter_, self._canvas), size_px=PICTURE_PX)
         return belief_grid(filter_, self.frame), picture
 
+    def _on_kept(self, future: Future[Any]) -> None:
+        error = future.exception()
+        self.health.set("state_file", "warn", f"the last belief can't be kept: {error}" if error else "")
+
     def _publish_belief(self, time_s: float, future: Future[Any]) -> None:
         error = future.exception()
-        self.health.set("belief", "warn", f"the belief can't be shown or kept: {error}" if error else "")
+        self.health.set("belief", "warn", f"the belief can't be shown: {error}" if error else "")
         if error is None:
             self.outputs.belief(*future.result(), time_s)
 
