@@ -60,7 +60,9 @@ VARIANTS: dict[str, Variant] = {
     ),
     "data.imagery": Variant("season_train and Germany", sources=frozenset({"season_train", "s2_pair_germany"})),
     "data.world": Variant("procedural worlds alone", sources=frozenset({"world"})),
-    "data.prairies": Variant("with 48 places of made-up open country", ("world.prairies=48", "sampler.world_share=0.3")),
+    "data.prairies": Variant(
+        "with 48 places of made-up open country", ("world.prairies=48", "sampler.world_share=0.3")
+    ),
     "scale.one": Variant("one scale, 1 pixel a sample", ("sampler.imagery_step=[1.0, 1.0]",)),
     "scale.wide": Variant("scales 0.5 to 2 pixels a sample", ("sampler.imagery_step=[0.5, 2.0]",)),
     "negatives.one": Variant("1 place a batch instead of 2: all wrong answers are hard", ("sampler.groups=1",)),
@@ -163,7 +165,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
     model, _ = training.train_model(fabric, config, places, folder)
     held_out = [place for place in places if place.split == "validation"]
     outcomes = evaluate(model, held_out, config.evaluation, fabric.device, SEED)
-    found = {"metrics": metrics(outcomes), "likelihoods": likelihoods(outcomes)}
+    found = {"device": _device(fabric), "metrics": metrics(outcomes), "likelihoods": likelihoods(outcomes)}
     if options.aside:
         ground = place_from_rasters(options.aside, "aside")
         often = replace(config.evaluation, queries=384, imagery_steps=(160 / 33 / ground.gsd_m,))
@@ -198,7 +200,7 @@ def _told(likelihood: Any, query: Any) -> float:
 
 def figures_of(name: str, found: dict[str, Any]) -> list[Figure]:
     """A variant's figures: information and recall on held-out places, on those aside, and under each likelihood."""
-    about, figures = VARIANTS[name].about, []
+    about, figures = f"{VARIANTS[name].about}; trained on one {found['device']}", []
     wanted = {"information": ("information", "nat"), "recall_60m_at_160m": ("recall60m", "%")}
     for where, metric in [("", m) for m in found["metrics"]] + [(".aside", m) for m in found.get("aside", [])]:
         if metric["name"] in wanted:
@@ -209,6 +211,12 @@ def figures_of(name: str, found: dict[str, Any]) -> list[Figure]:
         for estimate, value in found["likelihoods"].items():
             figures.append(Figure(f"{name}.{estimate}", value, "nat", note="held-out imagery, two-fold over places"))
     return figures
+
+
+def _device(fabric: Any) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if fabric.device.type == "cuda" else "CPU"
 
 
 def _outcome(folder: Path, name: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,19 @@ def main() -> int:
     settings = [*(TINY if quick else SHIPPED), f"trainer.steps={options.steps}", "trainer.log_every=10"]
     settings += [f"world.places={options.worlds}", "evaluation.queries=1"]
     logs = {count: run(settings, count, options) for count in DEVICES}
-    figures = compare(settings, logs)
+    keep(compare(settings, logs), options, quick)
     if not quick:
-        figures += waiting(settings, options)
+        keep(waiting(settings, options), options, quick)
+    return 0
+
+
+def keep(figures: list[Figure], options: argparse.Namespace, quick: bool) -> None:
+    """Write figures and say them, as soon as they are there."""
     name = "training.quick" if quick else "training"
     path = write_results(name, figures, command=command_line(), seed=SEED, directory=options.output)
     for figure in figures:
-        print(f"{figure.id:28} {figure.value:>12.5g} {figure.unit}")
+        print(f"{figure.id:28} {figure.value:>12.5g} {figure.unit}", flush=True)
     print(f"wrote {path} and {path.with_suffix('.md').name}")
-    return 0
 
 
 def parse_options() -> argparse.Namespace:
@@ -103,7 +108,7 @@ def compare(settings: list[str], logs: dict[int, list[dict[str, float]]]) -> lis
         timed = [line for line in log if line["step"] >= min(WARM_UP, log[-1]["step"] // 2)]
         spans = [
             images * (b["step"] - a["step"]) / (b["elapsed_s"] - a["elapsed_s"])
-            for a, b in zip(timed, timed[1:], strict=False)
+            for a, b in pairwise(timed)
             if b["elapsed_s"] > a["elapsed_s"]
         ]
         seconds = timed[-1]["elapsed_s"] - timed[0]["elapsed_s"]
@@ -114,11 +119,15 @@ def compare(settings: list[str], logs: dict[int, list[dict[str, float]]]) -> lis
             Figure(f"{DEVICES[count]}.images_s", rates[count], "1/s", len(spans), (low, high), data=data, note=note)
         )
         finals[count] = float(np.mean([line["loss"] for line in log if line["step"] > log[-1]["step"] - LAST]))
-        figures.append(Figure(f"{DEVICES[count]}.final_loss", finals[count], "nat", note=f"mean of the last {LAST} steps"))
+        figures.append(
+            Figure(f"{DEVICES[count]}.final_loss", finals[count], "nat", note=f"mean of the last {LAST} steps")
+        )
     apart = 100 * abs(finals[2] / finals[1] - 1)
     return [
         *figures,
-        Figure("scaling", rates[2] / rates[1], "x", bar=">= 1.8", note="the same batch, shared by two devices", data=data),
+        Figure(
+            "scaling", rates[2] / rates[1], "x", bar=">= 1.8", note="the same batch, shared by two devices", data=data
+        ),
         Figure("final_loss.apart", apart, "%", bar="<= 1", note="two devices against one, the same steps"),
     ]
 
@@ -145,7 +154,10 @@ def waiting(settings: list[str], options: argparse.Namespace) -> list[Figure]:
             return draw(step)
 
     sampler.batch = drawn  # type: ignore[method-assign]
-    losses, recorder = training.pair_losses(config, sampler, ALONE), profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
+    losses, recorder = (
+        training.pair_losses(config, sampler, ALONE),
+        profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]),
+    )
 
     def watched(module: Any, step: int, progress: float) -> Any:
         if step in (WARM_UP, WARM_UP + PROFILED):
@@ -178,8 +190,12 @@ def _busy(recorder: Any) -> list[Figure]:
     made = sum(event.device_time_total for event in drawing if event.device_type == DeviceType.CPU)
     note = f"{PROFILED} steps under the profiler, which itself slows the host"
     return [
-        Figure("one_gpu.waiting", 100 * (1 - busy / whole), "%", PROFILED, note=f"{note}; share of time without a kernel"),
-        Figure("one_gpu.drawing", 100 * made / whole, "%", PROFILED, note="kernels that make the batches, on the same GPU"),
+        Figure(
+            "one_gpu.waiting", 100 * (1 - busy / whole), "%", PROFILED, note=f"{note}; share of time without a kernel"
+        ),
+        Figure(
+            "one_gpu.drawing", 100 * made / whole, "%", PROFILED, note="kernels that make the batches, on the same GPU"
+        ),
     ]
 
 

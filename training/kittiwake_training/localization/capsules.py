@@ -1,10 +1,10 @@
 """A capsule head for the descriptor: parts vote for wholes, and the wholes that are agreed upon describe the ground.
 
-The backbone is ``DescriptorCNN``'s. Its features become primary capsules of 8 numbers, whose length says how sure a part
-is and whose direction how it lies; each votes, through a matrix of its own, for every output capsule; three rounds of
-routing by agreement weigh the votes (Sabour et al., arXiv 1710.09829, procedure 1); the output capsules side by side,
-scaled to unit length, are the descriptor. A capsule head for place descriptors is ours, after the thesis 2405.19861,
-which localizes UAVs with capsules.
+The backbone is ``DescriptorCNN``'s. Its features become primary capsules of 8 numbers, whose length says how sure a
+part is and whose direction how it lies; each votes, through a matrix of its own, for every output capsule; three rounds
+of routing by agreement weigh the votes (Sabour et al., arXiv 1710.09829, procedure 1); the output capsules side by
+side, scaled to unit length, are the descriptor. A capsule head for place descriptors is ours, after the thesis
+2405.19861, which localizes UAVs with capsules.
 """
 
 from __future__ import annotations

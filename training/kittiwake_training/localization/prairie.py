@@ -1,9 +1,9 @@
 """Open country made up from a seed: what stays when everything that is sown and harvested changes.
 
-The procedural world's fields are many and small, so that their borders give a place away. On a prairie one field fills
-the view, and it bears another crop the next year; what lasts is faint: pale knolls, dark draws, ponds whose shore moves,
-a track, a row of trees. This generator makes such ground in numpy, several dates of it at once. It was written with the
-landscape of the northern plains in mind, the benchmark's among them; it contains no imagery.
+The procedural world's fields are many and small, so that their borders give a place away. On a prairie one field
+fills the view, and it bears another crop the next year; what lasts is faint: pale knolls, dark draws, ponds whose shore
+moves, a track, a row of trees. This generator makes such ground in numpy, several dates of it at once. It was written
+with the landscape of the northern plains in mind, the benchmark's among them; it contains no imagery.
 
 Layers, in the order in which they are painted: soil (persistent) under crops (new for each parcel and date, with the
 soil shining through, tilled lines, perhaps half harvested), draws, borders, ponds at the date's water level with a ring

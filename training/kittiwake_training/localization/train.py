@@ -323,6 +323,8 @@ def _card(config: LocalizationConfig, places: list[Place]) -> str:
 
 
 def pair_losses(config: LocalizationConfig, sampler: PairSampler, peers: Peers) -> LossFunction:
+    """What the trainer calls each step: a batch is drawn and described, and each query looks for its own ground."""
+
     def losses(encoder: nn.Module, step: int, progress: float) -> dict[str, Tensor]:
         if progress >= config.freeze_norm_at:
             for module in encoder.modules():
