@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import count, takewhile
 from statistics import median
 from typing import Any
 
@@ -24,7 +24,7 @@ BLOCK = 10
 """Runs of one contender in a row."""
 STAGES = ("pre", "infer", "post", "end_to_end")
 _WARM_RUNS, _WARM_S = 10, 0.5
-_STREAM_S = 2.0
+_STREAM_LEAST_S, _STREAM_S = 1.0, 2.0
 
 Arrays = Mapping[str, Any]
 Progress = Callable[[int], object]
@@ -47,17 +47,36 @@ class Contender:
     infer_each: Callable[[Iterable[Arrays]], Iterator[Arrays]] | None = None
 
 
+@dataclass(frozen=True)
+class Stream:
+    """When a stream of inferences ran, so that what was sampled beside it can be told apart: watts, clocks.
+
+    Args:
+        began_s, ended_s: seconds since 1970 UTC.
+        inferences: how many were done in between.
+    """
+
+    began_s: float
+    ended_s: float
+    inferences: int
+
+    @property
+    def per_s(self) -> float:
+        """Inferences a second."""
+        return self.inferences / max(self.ended_s - self.began_s, 1e-9)
+
+
 @dataclass
 class Samples:
     """Seconds of every run, in their order, by stage.
 
     Args:
         stages: ``pre``, ``infer``, ``post`` and ``end_to_end``, those that the workload has.
-        per_s: inferences a second on a stream of inputs that are ready.
+        stream: the inferences on a stream of inputs that are ready.
     """
 
     stages: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STAGES})
-    per_s: float = 0.0
+    stream: Stream | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +125,7 @@ def measure(
                     _run(contender, taken[contender.label])
                 progress(BLOCK)
         for contender in contenders:
-            taken[contender.label].per_s = _throughput(contender, samples)
+            taken[contender.label].stream = _stream(contender, samples)
     for contender in contenders:
         _drop_what_is_not(contender.workload, taken[contender.label])
     return taken
@@ -146,14 +165,23 @@ def _warm_up(contender: Contender) -> None:
         runs += 1
 
 
-def _throughput(contender: Contender, most: int) -> float:
-    """Inferences a second on a stream that ends after ``most`` inputs or two seconds."""
+def _stream(contender: Contender, most: int) -> Stream:
+    """Inferences on a stream that ends after ``most`` inputs or two seconds, but not within the first second.
+
+    A second is what a monitor that samples ten times in one needs. The wall clock is read once; durations are the
+    monotonic one's.
+    """
     inputs = contender.workload.pre()
-    began = time.perf_counter()
-    stream = (inputs for _ in takewhile(lambda _: time.perf_counter() - began < _STREAM_S, range(most)))
+    began_s, began = time.time(), time.perf_counter()
+
+    def goes_on(number: int) -> bool:
+        elapsed = time.perf_counter() - began
+        return elapsed < _STREAM_LEAST_S or (number < most and elapsed < _STREAM_S)
+
+    stream = (inputs for _ in takewhile(goes_on, count()))
     outputs = contender.infer_each(stream) if contender.infer_each else map(contender.infer, stream)
     done = sum(1 for _ in outputs)
-    return done / (time.perf_counter() - began)
+    return Stream(began_s, began_s + time.perf_counter() - began, done)
 
 
 def _drop_what_is_not(workload: Workload, samples: Samples) -> None:

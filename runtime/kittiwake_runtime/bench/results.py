@@ -75,6 +75,9 @@ def make_result(
         "state_after": dict(after),
         "versions": _versions(),
         "contenders": [_contender(label, subjects[label], samples[label]) for label in subjects],
+        "windows": [
+            {"name": label, **asdict(taken.stream)} for label, taken in samples.items() if taken.stream is not None
+        ],
         "ratios": [
             {"label": label, "vs": other, "stage": stage, **_rounded(asdict(found))}
             for label, other, stage, found in ratios
@@ -183,7 +186,7 @@ def _contender(label: str, subject: Subject, samples: Samples) -> dict[str, Any]
         "threads": subject.threads,
         "workload": subject.workload,
         "stages": {name: _rounded(asdict(summarize(values))) for name, values in in_ms.items()},
-        "per_s": _rounded(samples.per_s),
+        "per_s": _rounded(samples.stream.per_s) if samples.stream else None,
         "cold_start": _rounded(asdict(subject.cold)),
     }
 

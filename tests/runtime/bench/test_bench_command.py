@@ -67,6 +67,15 @@ def test_the_file_says_what_ran_where(result: dict[str, Any], run: Path) -> None
     assert sorted(path.name for path in run.parent.iterdir()) == ["a.json", "a.md", "a.png", "twin"]
 
 
+def test_a_monitor_beside_it_learns_when_each_stream_ran(result: dict[str, Any], run: Path) -> None:
+    from kittiwake_runtime.power_command import measured_windows
+
+    windows = measured_windows(run)
+    assert [window["name"] for window in windows] == [contender["label"] for contender in result["contenders"]]
+    assert all(window["ended_s"] - window["began_s"] >= 1 for window in windows)
+    assert windows[0]["ended_s"] <= windows[1]["began_s"]
+
+
 def test_like_runs_are_compared(
     result: dict[str, Any], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

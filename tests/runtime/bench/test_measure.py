@@ -32,7 +32,11 @@ def test_it_measures_what_is_slept() -> None:
     assert found.rounds == 4
     assert found.interval[0] <= found.value <= found.interval[1]
     assert 2.0 < found.value < 5.0
-    assert 150 < taken["slow"].per_s < 260
+    stream = taken["slow"].stream
+    assert stream is not None
+    assert 150 < stream.per_s < 260
+    assert 1.0 <= stream.ended_s - stream.began_s < 3.0  # long enough for a monitor of ten samples a second
+    assert stream.inferences == pytest.approx(stream.per_s * (stream.ended_s - stream.began_s), abs=1)
 
 
 def test_contenders_take_turns_and_turn_around() -> None:
