@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -57,6 +58,12 @@ esac
 RELEASES = {6: ("36 (release), REVISION: 4.3", "3.10"), 7: ("39 (release), REVISION: 2.0", "3.12")}
 
 
+def _listen() -> None:
+    """A script can't trap what was ignored when it began, as under nohup or in a shell's background job."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass
 class Board:
     """The files and programs of one, in ``folder``."""
@@ -96,6 +103,7 @@ class Board:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_listen,
         )
 
     def run(self, script: str, *words: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:

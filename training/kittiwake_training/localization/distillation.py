@@ -50,7 +50,7 @@ class DescriptorLesson:
         """Both sides of a pair in one pass."""
         return PairEncoder(model).to(memory_format=torch.channels_last)
 
-    def losses(self, teacher: nn.Module, weight: float, device: torch.device, rank: int) -> LossFunction:
+    def losses(self, teacher: nn.Module, weight: float, device: torch.device) -> LossFunction:
         """See the class."""
         config = self.config
         sampler = PairSampler(self.training, config.sampler, device, config.seed)
@@ -60,7 +60,7 @@ class DescriptorLesson:
                 for module in encoder.modules():
                     if isinstance(module, nn.BatchNorm2d):
                         module.eval()
-            pairs = sampler.batch(step, rank)
+            pairs = sampler.batch(step)
             query, ground = encoder(pairs.query, pairs.window)
             loss, accuracy = info_nce(query, ground, pairs.excluded, pairs.usable, config.temperature)
             if weight <= 0:

@@ -49,7 +49,7 @@ class Lesson(Protocol):
         """The model as it is trained: the trainer gets this module, its parameters are the model's."""
         ...
 
-    def losses(self, teacher: nn.Module, weight: float, device: torch.device, rank: int) -> LossFunction:
+    def losses(self, teacher: nn.Module, weight: float, device: torch.device) -> LossFunction:
         """The task's loss plus ``weight`` times the distance to what the teacher, an encoder, says."""
         ...
 

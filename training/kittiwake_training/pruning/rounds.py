@@ -109,7 +109,7 @@ def prune(
     example = example_input(dense.meta)
     fabric = make_fabric(config.trainer)
     teacher = lesson.encoder(copy.deepcopy(dense.model)).to(fabric.device).eval().requires_grad_(False)
-    losses = watched(lesson.losses(teacher, config.distillation, fabric.device, fabric.global_rank))
+    losses = watched(lesson.losses(teacher, config.distillation, fabric.device))
     known = _read_points(output) if resume else []
     points = known[:1] or [measured("dense", dense.model, lesson, tables, example, fabric)]
     if fabric.is_global_zero and not known:

@@ -92,7 +92,7 @@ def sparsify(
     record(dense, asdict(config), output, resume)
     fabric = make_fabric(config.trainer)
     teacher = lesson.encoder(copy.deepcopy(dense.model)).to(fabric.device).eval().requires_grad_(False)
-    losses = watched(lesson.losses(teacher, config.distillation, fabric.device, fabric.global_rank))
+    losses = watched(lesson.losses(teacher, config.distillation, fabric.device))
     example = example_input(dense.meta)
     points = [measured("dense", dense.model, lesson, {}, example, fabric)]
     model, meta = dense.model, dict(dense.meta)
