@@ -13,6 +13,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -109,6 +110,11 @@ def _yaml(value: Any) -> str:
     return f"'{value}'" if isinstance(value, (str, Path)) else str(list(value) if isinstance(value, tuple) else value)
 
 
+ASKED = 3
+"""Times that a service is asked before it counts as silent."""
+LEADS_TO = {"configure": "inactive", "activate": "active", "deactivate": "inactive", "cleanup": "unconfigured"}
+
+
 class Peer:
     """Publishes what a vehicle says and hears what the node says, on its own context.
 
@@ -170,19 +176,33 @@ class Peer:
             self.executor.spin_once(timeout_sec=left)
 
     def call(self, kind: Any, name: str, request: Any, seconds: float = DEADLINE_S) -> Any:
-        """Call a service."""
-        client = self.node.create_client(kind, name)
+        """Call a service; ask again when no answer comes.
+
+        A server may answer before it has discovered the client's end, on a busy machine, and the answer is then lost.
+        """
+        return self._ask(kind, name, request, seconds)[0]
+
+    def _ask(self, kind: Any, name: str, request: Any, seconds: float) -> tuple[Any, int]:
+        """A service's answer, and how often it had to be asked."""
+        client, futures = self.node.create_client(kind, name), []
         self.until(client.service_is_ready, f"the service {name}", seconds)
-        future = client.call_async(request)
-        self.until(future.done, f"an answer of {name}", seconds)
+        for _ in range(ASKED):
+            futures.append(client.call_async(request))
+            with suppress(TimeoutError):
+                self.until(lambda: any(future.done() for future in futures), f"an answer of {name}", seconds)
+                break
+        else:
+            raise TimeoutError(f"an answer of {name}: not within {ASKED} times {seconds:g} s")
         self.node.destroy_client(client)
-        return future.result()
+        return next(future.result() for future in futures if future.done()), len(futures)
 
     def transition(self, name: str, node: str = NODE) -> bool:
         """Ask for a transition of the life cycle, as ``configure``; returns whether it was made."""
         number = getattr(Transition, f"TRANSITION_{name.upper()}")
         request = ChangeState.Request(transition=Transition(id=number))
-        return bool(self.call(ChangeState, f"{node}/change_state", request).success)
+        answer, asked = self._ask(ChangeState, f"{node}/change_state", request, DEADLINE_S)
+        # Asked again, a node that has made the transition refuses it.
+        return bool(answer.success) or (asked > 1 and self.lifecycle(node) == LEADS_TO.get(name))
 
     def lifecycle(self, node: str = NODE) -> str:
         """Its state, as ``active``."""
