@@ -24,7 +24,7 @@ SEED = 0
 DEVICES = {1: "one_gpu", 2: "two_gpu"}
 WARM_UP = 60
 """Steps before the clock starts: kernels are chosen and memory is taken in the first ones."""
-PROFILED = 20
+PROFILED = 8
 LAST = 100
 """Steps whose mean loss is the final one."""
 SHIPPED = ("cnn.width=192", "cnn.dim=64", "sampler.pairs=4096", "sampler.groups=8", "trainer.learning_rate=0.0025")

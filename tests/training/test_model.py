@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kittiwake_training.localization.capsules import CapsuleDescriptor
 from kittiwake_training.localization.gradients import GradientDescriptor
 from kittiwake_training.localization.model import DescriptorCNN, LocalContrast, flops_per_pixel
 
@@ -21,7 +22,14 @@ def _cnn(width: int = 16) -> nn.Module:
     return model
 
 
-MODELS = pytest.mark.parametrize("model", [_cnn(), GradientDescriptor().eval()], ids=["cnn", "gradients"])
+def _capsules() -> nn.Module:
+    torch.manual_seed(0)
+    return CapsuleDescriptor(width=16, dim=48, sigmas_px=(5.0,), parts=4).eval()
+
+
+MODELS = pytest.mark.parametrize(
+    "model", [_cnn(), _capsules(), GradientDescriptor().eval()], ids=["cnn", "capsules", "gradients"]
+)
 
 
 def _view(*shape: int, seed: int = 0) -> torch.Tensor:

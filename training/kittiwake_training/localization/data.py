@@ -184,7 +184,7 @@ class PairSampler:
 
 def camera_gray(place: DevicePlace) -> Tensor:
     """(C,) weights that make gray as a camera sees it."""
-    return torch.tensor(place.place.gray, device=place.pixels.device)
+    return _queued(torch.tensor(place.place.gray), place.pixels.device)
 
 
 def _place_shares(places: list[Place], world_share: float) -> NDArray[np.float64]:
@@ -212,7 +212,7 @@ def _draw_spots(
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, device=image.device, generator=generator)
 
-    size = torch.tensor([image.shape[-1], image.shape[-2]], device=image.device, dtype=torch.float32)
+    size = _queued(torch.tensor([image.shape[-1], image.shape[-2]], dtype=torch.float32), image.device)
     margin = margin_px(step)
     centre = margin + uniform(count, 2) * (size - 1 - 2 * margin)
     angle = uniform(count) * 2 * math.pi
@@ -231,7 +231,12 @@ def _draw_mix(place: DevicePlace, change: AugmentationConfig, rng: np.random.Gen
     weights = rng.dirichlet(np.ones(count)).astype(np.float32)
     if rng.random() < change.inverse_share:
         weights[rng.integers(count)] *= -1
-    return torch.from_numpy(weights).to(place.pixels.device)
+    return _queued(torch.from_numpy(weights), place.pixels.device)
+
+
+def _queued(small: Tensor, device: torch.device) -> Tensor:
+    """A small tensor on the device, without waiting for what is computing there, as a plain copy would."""
+    return small.to(device, non_blocking=True)
 
 
 def _neighbours(spot: Tensor, angle: Tensor, cells: float) -> Tensor:
