@@ -11,20 +11,24 @@ from kittiwake_training.localization.gradients import GradientDescriptor
 from kittiwake_training.localization.model import DescriptorCNN, LocalContrast, flops_per_pixel
 
 
-def _cnn(width: int = 16) -> nn.Module:
-    torch.manual_seed(0)
-    model = DescriptorCNN(width=width).eval()
+def _as_trained(model: nn.Module) -> nn.Module:
+    """Every branch says something: residual blocks begin as their skips."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # as after training: every branch says something
+        if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model
+    return model.eval()
+
+
+def _cnn(width: int = 16) -> nn.Module:
+    torch.manual_seed(0)
+    return _as_trained(DescriptorCNN(width=width))
 
 
 def _capsules() -> nn.Module:
     torch.manual_seed(0)
-    return CapsuleDescriptor(width=16, dim=48, sigmas_px=(5.0,), parts=4).eval()
+    return _as_trained(CapsuleDescriptor(width=16, dim=48, sigmas_px=(5.0,), parts=4))
 
 
 MODELS = pytest.mark.parametrize(
