@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import ablations
 import numpy as np
 import pytest
-import training
 
+import training
 from kittiwake_runtime.localization.likelihood import Likelihood
 
 
