@@ -87,6 +87,22 @@ def _die(victim: int) -> int:
     return rank
 
 
+def _threads() -> str:
+    """What each process is told of the cores."""
+    return os.environ["OMP_NUM_THREADS"]
+
+
+@pytest.mark.slow
+def test_processes_share_the_cores_and_the_caller_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert launch(_threads, 2) == "4"
+    assert launch(_threads, 1) == "8"
+    assert "OMP_NUM_THREADS" not in os.environ
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert launch(_threads, 1) == "3"
+
+
 @pytest.mark.slow
 def test_a_killed_process_ends_the_run_with_an_error_that_names_it() -> None:
     with pytest.raises(TrainingError, match=r"process 1 of 2 \(pid \d+\) ended with SIGKILL"):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,10 +94,9 @@ def launch(function: Callable[..., Any], count: int, *arguments: Any) -> Any:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
-    # Processes that compute on CPUs share the cores; each would otherwise take all of them.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     try:
-        return elastic_launch(config, function)(*arguments)[0]
+        with _shared_cores(count):
+            return elastic_launch(config, function)(*arguments)[0]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         how = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
@@ -105,6 +105,19 @@ def launch(function: Callable[..., Any], count: int, *arguments: Any) -> Any:
             f"process {rank} of {count} (pid {failure.pid}) ended with {how}: {why}",
             "the others were stopped; --resume goes on from the last state written",
         ) from error
+
+
+@contextmanager
+def _shared_cores(count: int) -> Iterator[None]:
+    """Processes that compute on CPUs share the cores, each would otherwise take all; a setting of the user's stays."""
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // count))
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
 
 
 class _Gather(torch.autograd.Function):
