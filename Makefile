@@ -63,7 +63,7 @@ $(RUNTIME)/.made: runtime/pyproject.toml models/pyproject.toml
 	@touch $@
 
 $(DEV)/.made: $(wildcard */pyproject.toml) ros_nodes/setup.py requirements-dev.txt constraints-lowest.txt
-	@echo "making $(DEV): about 450 MB to download"
+	@echo "making $(DEV): about 550 MB to download"
 	$(PYTHON) -m venv $(DEV)
 	@index=""; if $(PYTHON) -c '$(PROBE)' 2>/dev/null; then index="--extra-index-url $(TORCH_INDEX)"; fi; \
 	set -x; $(DEV)/bin/pip install $(PIP_OPTIONS) $$index -r requirements-dev.txt \
