@@ -156,7 +156,11 @@ def live_line(time_s: float, record: FlightRecord) -> str:
 
 
 def _activate(node: Any, name: str, processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Configure and activate a lifecycle node through its services, as any lifecycle manager does."""
+    """Configure and activate a lifecycle node through its services, as any lifecycle manager does.
+
+    Answers get lost on a busy machine: then the node's state tells whether the transition was made, and if it was not,
+    the node is asked again.
+    """
     from lifecycle_msgs.msg import State, Transition
     from lifecycle_msgs.srv import ChangeState, GetState
 
@@ -166,18 +170,18 @@ def _activate(node: Any, name: str, processes: Sequence[subprocess.Popen[bytes]]
         ("configure", Transition.TRANSITION_CONFIGURE, State.PRIMARY_STATE_INACTIVE),
         ("activate", Transition.TRANSITION_ACTIVATE, State.PRIMARY_STATE_ACTIVE),
     ):
-        request = ChangeState.Request(transition=Transition(id=transition))
-        answer = _answer(node, change, request, processes)
         end_s = time.monotonic() + DEADLINE_S
-        while answer is None and time.monotonic() < end_s:  # answers get lost on a busy machine: is it there already?
+        while True:
+            answer = _answer(node, change, ChangeState.Request(transition=Transition(id=transition)), processes)
+            if answer is not None and answer.success:
+                break
             found = _answer(node, state, GetState.Request(), processes)
             if found is not None and found.current_state.id == goal:
                 break
-        else:
-            if answer is None:
-                raise DemoError(f"{name} does not {word} within {DEADLINE_S:.0f} s", "is this machine very busy?")
-            if not answer.success:
+            if answer is not None:
                 raise DemoError(f"{name} can't {word}", "it said why above")
+            if time.monotonic() > end_s:
+                raise DemoError(f"{name} does not {word} within {DEADLINE_S:.0f} s", "is this machine very busy?")
     node.destroy_client(change)
     node.destroy_client(state)
 
