@@ -38,7 +38,8 @@ class LocalizerConfig:
 
     Attributes:
         likelihood: how scores become ratios: ``softmax``, ``kernel_density`` or ``parametric``.
-        converged_std_m: largest position spread (root of the covariance's trace) of a converged belief.
+        converged_std_m: largest position spread (root of the covariance's trace) of a belief that a match leaves
+            converged. A fix that is only carried forward may spread more, up to `max_radius_m`.
         converged_elsewhere: largest probability of being elsewhere when convergence is declared.
         converged_evidence: least mean evidence (nats a frame) of the last `evidence_frames` then.
         evidence_frames: how many matches have to agree.
@@ -49,7 +50,7 @@ class LocalizerConfig:
     """
 
     likelihood: str = "softmax"
-    converged_std_m: float = 60.0
+    converged_std_m: float = 30.0
     converged_elsewhere: float = 0.01
     converged_evidence: float = 1.0
     evidence_frames: int = 3
@@ -165,7 +166,7 @@ class Localizer:
         if supported:
             self._matched_s, self._since_match_m = time_s, 0.0
         covariance = self._published(moments)
-        self._decide(moments, covariance)
+        self._decide(moments, covariance, matched=math.isfinite(evidence))
         stages["state"] = 1e3 * (time.perf_counter() - started) - sum(stages.values())
         source: Source = "map_matched" if supported else "propagated"
         return Fix(
@@ -227,18 +228,20 @@ class Localizer:
         """The belief's covariance and, as a bias that no averaging removes, the map's own error."""
         return np.asarray(moments.covariance + np.eye(2) * self.index.georef_sigma_m**2, np.float64)
 
-    def _decide(self, moments: Moments, covariance: npt.NDArray[np.float64]) -> None:
+    def _decide(self, moments: Moments, covariance: npt.NDArray[np.float64], matched: bool) -> None:
         config, elsewhere = self.config, self.filter.elsewhere
+        narrow = moments.std_m < config.converged_std_m
         if self.state == "converged":
             if elsewhere > config.lost_elsewhere or radius_m(covariance, 0.95) > config.max_radius_m:
                 self.state = "lost"
                 self.filter.widen()
                 self._evidence.clear()
+            elif matched and not narrow:
+                self.state = "lost"  # by a little: what the belief holds is still the best that is known
             return
         agreeing = len(self._evidence) == config.evidence_frames and (
             sum(self._evidence) / config.evidence_frames >= config.converged_evidence
         )
-        narrow = moments.std_m < config.converged_std_m
         if narrow and agreeing and elsewhere < config.converged_elsewhere:
             self.state = "converged"
         elif not self.filter.covers_map and elsewhere > config.lost_elsewhere:

@@ -306,6 +306,21 @@ def test_a_radius_beyond_the_largest_allowed_is_lost(country: Any) -> None:
     assert fix.reason == "lost: night"
 
 
+def test_a_match_that_leaves_it_wide_is_not_believed_and_a_carried_fix_as_wide_is(country: Any) -> None:
+    legs = list(itertools.islice(country.walk(3), 10))
+    loose = OdometryStep(100.0, 0.0, 0.0, 60.0, math.radians(15))
+    matched, carried = start(country, converged_std_m=30.0), start(country, converged_std_m=30.0)
+    for localizer in (matched, carried):
+        assert flown(localizer, country, legs)[-1][0].is_believed
+    west, south, _, _ = country.index.bounds_m
+    plain = np.full_like(country.view(west + 1000, south + 1000, 0.0), 0.5)  # fits many places a little
+    wide = [localizer.update(loose, view, time_s=60.0) for localizer, view in ((matched, plain), (carried, None))]
+    assert all(30 < fix.position_std_m < 163 for fix in wide)  # within the radius that a carried fix may have
+    assert [fix.state for fix in wide] == ["lost", "converged"]
+    assert "several places fit" in wide[0].reason
+    assert wide[1].source == "propagated"
+
+
 @pytest.mark.parametrize("height", [0.7, 1.0, 1.24])
 def test_an_unknown_height_is_found_among_several_scales(country: Any, height: float) -> None:
     localizer = start(country)
