@@ -99,13 +99,17 @@ def errors_m(scene: Path, folder: Path) -> list[float]:
     return errors
 
 
-def located(scene: Path, capsys: Capture, *more: object, **changes: object) -> dict[str, Any]:
-    """Run it with ``--json``: what it summed up, after a look at whether it is true."""
+def located(scene: Path, capsys: Capture, *more: object, unsure: int = 0, **changes: object) -> dict[str, Any]:
+    """Run it with ``--json``: what it summed up, after a look at whether it is true.
+
+    Args:
+        unsure: how many updates, once it was found, may be without a position.
+    """
     assert call(*arguments(scene, **changes), "--json", *more) == 0
     summary: dict[str, Any] = json.loads(capsys.readouterr().out)
     errors = errors_m(scene, scene / "located")
     found = [error for error in errors if not math.isnan(error)]
-    assert summary["converged_at"] == UPDATES - len(found) + 1, "once found, it stayed so"
+    assert 0 <= UPDATES - len(found) + 1 - summary["converged_at"] <= unsure, "once found, it stayed so"
     assert summary["largest_error_m"] == pytest.approx(max(found), abs=0.1)
     assert max(found) < 45, "a cell is 10 m wide, and views were never far from the right place"
     return summary
@@ -223,7 +227,7 @@ def test_odometry_that_jumps_is_taken_as_a_reset(scene: Path, capsys: Capture) -
         return replace(frame, odometry=Odometry(pose.x_m + 200.0 * (i >= 9), pose.y_m, pose.yaw_deg))
 
     frames = variant(scene, "jump.csv", jumps)
-    summary = located(scene, capsys, frames=frames)
+    summary = located(scene, capsys, frames=frames, unsure=4)  # a step of unknown length leaves it wide
     (note,) = summary["notes"]
     assert note.startswith("frame 10: odometry jumped by ")
     assert call(*arguments(scene, frames=frames)) == 0
