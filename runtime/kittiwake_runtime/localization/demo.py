@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from ..bundle import Bundle
 from ..command import Command
@@ -121,7 +122,7 @@ def _observed(frames: Iterator[SimulatedFrame]) -> Iterator[Observation]:
 def _facts(scene: Scene, index: MapIndex, engine: Engine, build_s: float, updates: list[Update]) -> dict[str, str]:
     believed = [update for update in updates if update.fix.is_believed]
     first = next((i + 1 for i, update in enumerate(updates) if update.fix.is_believed), None)
-    errors = sorted(update.error_m for update in believed)
+    errors = [update.error_m for update in believed]
     facts = {
         "area": f"{scene.side_m**2 / 1e6:.0f} km², procedural world {scene.seed}; start and heading unknown",
         "map": f"summer, {MAP_GSD_M:.0f} m a pixel",
@@ -130,7 +131,7 @@ def _facts(scene: Scene, index: MapIndex, engine: Engine, build_s: float, update
         "converged": f"at update {first}" if first else "never",
     }
     if errors:
-        facts["error once converged"] = f"{errors[len(errors) // 2]:.1f} m median, {errors[-1]:.1f} m at most"
+        facts["error once converged"] = f"{median(errors):.1f} m median, {max(errors):.1f} m at most"
         inside = sum(update.error_m <= update.fix.radius95_m for update in believed)
         facts["inside the 95 % radius"] = f"{inside} of {len(believed)} updates"
     report = engine.report
