@@ -109,7 +109,8 @@ def known(value: float | None) -> float:
 def _overhead(engine: OnnxRuntimeEngine, workload: Workload) -> tuple[float, float]:
     """Median seconds of the engine's own session, and of the difference to it of the engine's run beside it.
 
-    Another session of the same network would not do: its weights lie elsewhere in memory, and that alone is 1 or 2 %.
+    Another session of the same network would not do: its weights lie elsewhere in memory, and that alone can be more
+    than what is measured here.
     """
     session: Any = engine._session
     names = [spec.name for spec in engine.bundle.outputs]
