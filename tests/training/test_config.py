@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from kittiwake_training.config import changed_settings, load_config
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.train import LocalizationConfig
+from kittiwake_training.pruning.rounds import PruneConfig
 
 
 def test_settings_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
@@ -35,6 +37,12 @@ def test_settings_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -
 def test_a_wrong_setting_is_named(setting: str, says: str) -> None:
     with pytest.raises(TrainingError, match=says):
         load_config(LocalizationConfig, None, [setting])
+
+
+def test_a_value_inside_a_part_leaves_the_part_s_own_defaults() -> None:
+    config = load_config(PruneConfig, None, ["trainer.steps=300"])
+    assert config.trainer == replace(PruneConfig().trainer, steps=300)
+    assert changed_settings(config) == ["trainer.steps=300"]
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:

@@ -59,42 +59,49 @@ def with_settings(config: T, settings: Sequence[str]) -> T:
     return from_mapping(type(config), values)
 
 
-def from_mapping(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
+def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
     """A dataclass from nested mappings; what is not given keeps its default.
 
     Raises:
         TrainingError: a key is unknown or has a value of another type; it is named in full.
     """
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise TrainingError(f"config: no field {where}{unknown[0]}", f"fields there are {', '.join(hints)}")
-    return kind(**{key: _convert(hints[key], value, where + key) for key, value in values.items()})
+    return _filled(kind(), values, "")
 
 
-def changed_settings(config: Any, prefix: str = "") -> list[str]:
+def changed_settings(config: Any, default: Any = None, prefix: str = "") -> list[str]:
     """What ``--set`` must say to get this config from the defaults: ``key=value`` each, in the fields' order."""
+    default = default or type(config)()
     settings: list[str] = []
     for field in dataclasses.fields(config):
-        value, default = getattr(config, field.name), getattr(type(config)(), field.name)
+        value, given = getattr(config, field.name), getattr(default, field.name)
         if dataclasses.is_dataclass(value):
-            settings += changed_settings(value, f"{prefix}{field.name}.")
-        elif value != default:
+            settings += changed_settings(value, given, f"{prefix}{field.name}.")
+        elif value != given:
             settings.append(f"{prefix}{field.name}={json.dumps(value)}")
     return settings
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+def _filled(default: T, values: Mapping[str, Any], where: str) -> T:
+    """The default, which need not be its class's own, with the values given."""
+    hints = typing.get_type_hints(type(default))
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise TrainingError(f"config: no field {where}{unknown[0]}", f"fields there are {', '.join(hints)}")
+    converted = {key: _convert(hints[key], getattr(default, key), value, where + key) for key, value in values.items()}
+    return dataclasses.replace(default, **converted)  # type: ignore[type-var]
+
+
+def _convert(hint: Any, default: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise TrainingError(f"config: {where} is {value!r}, expected a table")
-        return from_mapping(hint, value, f"{where}.")
+        return _filled(default, value, f"{where}.")
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is tuple:
         length = None if arguments[-1] is Ellipsis else len(arguments)
         if not isinstance(value, (list, tuple)) or length not in (None, len(value)):
             raise TrainingError(f"config: {where} is {value!r}, expected {length or 'several'} values in brackets")
-        return tuple(_convert(arguments[0], item, where) for item in value)
+        return tuple(_convert(arguments[0], None, item, where) for item in value)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:

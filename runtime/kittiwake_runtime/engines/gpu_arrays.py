@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from inspect import getattr_static
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,7 @@ class GpuArray:
 
 def is_gpu_array(array: object) -> bool:
     """Whether an object offers one of the protocols; numpy's arrays are of the host."""
-    offers = hasattr(array, "__cuda_array_interface__") or hasattr(array, "__dlpack__")
-    return offers and not isinstance(array, np.ndarray)
+    return (_has(array, "__cuda_array_interface__") or _has(array, "__dlpack__")) and not isinstance(array, np.ndarray)
 
 
 def read_input(array: object, stream: int, label: str) -> GpuArray:
@@ -82,7 +82,7 @@ def read_output(array: object, label: str) -> GpuArray:
     """
     if isinstance(array, GpuArray):
         return array
-    if not hasattr(array, "__cuda_array_interface__"):
+    if not _has(array, "__cuda_array_interface__"):
         raise EngineError(
             f"{label} is of type {type(array).__name__}, without __cuda_array_interface__",
             "give an array of PyCUDA, CuPy, torch or Numba on the GPU",
@@ -108,8 +108,19 @@ def stream_handle(stream: object) -> int:
     raise EngineError(f"stream is of type {type(stream).__name__}; expected a CUDA stream or its handle")
 
 
+def _has(array: object, name: str) -> bool:
+    """Whether there is such an attribute, without computing it: torch's raises where a tensor asks for gradients."""
+    return getattr_static(array, name, None) is not None
+
+
 def _from_interface(array: Any, label: str, to_write: bool = False) -> GpuArray:
-    interface = array.__cuda_array_interface__
+    try:
+        interface = array.__cuda_array_interface__
+    except (
+        AttributeError,
+        RuntimeError,
+    ) as error:  # as torch's for a tensor on the CPU, or one that asks for gradients
+        raise EngineError(f"{label} can't be exported: {error}") from error
     try:
         pointer, read_only = interface["data"]
         shape = tuple(int(size) for size in interface["shape"])

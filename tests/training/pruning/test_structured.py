@@ -167,7 +167,7 @@ def test_the_descriptor_keeps_contrast_and_length() -> None:
     )
     smaller, config = rebuild("localization.cnn", {"width": 64, "dim": 24, "sigmas_px": [5.0, 12.0]}, model,
                               {k: v.float() for k, v in done.removal.network.state_dict().items()})  # fmt: skip
-    assert torch.equal(smaller.contrast.rows, model.contrast.rows)
+    assert torch.equal(smaller.contrast.kernels, model.contrast.kernels)
     assert smaller(example).shape == (2, 24, 1, 1)
     assert largest_difference(done.removal.network, smaller, [example]) < 1e-6
     assert len(config["widths"]) == 6
