@@ -212,12 +212,13 @@ def frame_bundle(scratch: Path) -> Bundle:
 
 
 def _queued(engine: Engine, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> Callable[[Any], Any]:
-    """Our engine on arrays of torch's, on a stream of torch's."""
+    """Our engine on arrays of torch's that are bound, as its graph's are, on a stream of torch's."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
+    run = engine.bind_gpu(inputs, out, stream)
 
     def infer(_: object) -> Mapping[str, Tensor]:
-        engine.infer_gpu(inputs, out, stream)
+        run()
         stream.synchronize()
         return out
 

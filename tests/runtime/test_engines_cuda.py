@@ -228,6 +228,19 @@ def test_what_the_stream_holds_is_waited_for(twice: Engine) -> None:
     np.testing.assert_array_equal(library.numpy(z), 2 * X + 2)
 
 
+def test_bound_arrays_are_read_anew_at_each_call(twice: Engine) -> None:
+    library = Torch()
+    x, y = library.array(X), library.array(np.zeros_like(X))
+    stream = library.torch.cuda.Stream()
+    run = twice.bind_gpu({"x": x}, {"y": y}, stream)
+    for factor in (1, -2, 3, 4):  # the third is a replay where there are CUDA graphs
+        with library.torch.cuda.stream(stream):
+            x.copy_(factor * library.array(X))
+            run()
+        stream.synchronize()
+        np.testing.assert_array_equal(library.numpy(y), 2 * factor * X + 1)
+
+
 def test_an_array_that_does_not_fit_is_refused(twice: Engine) -> None:
     library = Torch()
     x = library.array(X)

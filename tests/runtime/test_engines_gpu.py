@@ -141,6 +141,35 @@ def test_outputs_can_stay_in_the_callers_array(engine: Any, device: Any) -> None
     assert all(run == Twice.runs[0] for run in Twice.runs)
 
 
+def test_arrays_can_be_bound_once_and_run_again_and_again(engine: Any, device: Any) -> None:
+    x, y = X.copy(), np.zeros_like(X)
+    twice = engine.bind_gpu({"x": OnGpu(x)}, {"y": OnGpu(y)}, stream=77)
+    device.calls.clear()
+    for factor in (1, -1, 3):
+        x[:] = factor * X
+        twice()
+        np.testing.assert_array_equal(y, 2 * factor * X + 1)
+    assert device.memory == device.pinned == {}, "nothing was copied or allocated"
+    assert device.calls[:2] == [("order", 77, engine._stream), ("order", engine._stream, 77)]
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        twice()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "out", "says"),
+    [
+        ({"x": X}, {"y": OnGpu(X.copy())}, "input x is on the host"),
+        ({"x": OnGpu(X)}, {}, "no array is given for output y"),
+        ({"x": OnGpu(X)}, {"y": OnGpu(X[:1].copy())}, r"output y has shape \(2, 2, 4\)"),
+        ({"x": OnGpu(X.astype(np.float64))}, {"y": OnGpu(X.copy())}, "is float64"),
+    ],
+)
+def test_what_can_t_be_bound_is_refused(engine: Any, inputs: Any, out: Any, says: str) -> None:
+    with pytest.raises(EngineError, match=says):
+        engine.bind_gpu(inputs, out)
+
+
 def test_outputs_can_stay_in_memory_of_their_own(engine: Any, device: Any) -> None:
     outputs = engine.infer_gpu({"x": OnGpu(X.copy())})
     interface = outputs["y"].__cuda_array_interface__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -130,10 +130,25 @@ class Engine(ABC):
             EngineError: as :meth:`infer`; this engine doesn't run on a GPU; an array is of another context, is not
                 C-contiguous, or may not be written.
         """
-        raise EngineError(
-            f"{self.bundle.name} runs on the {self.report.device}, where no array is on the GPU",
-            "open it with device='cuda' or 'tensorrt' and policy='require'",
-        )
+        raise self._not_on_gpu()
+
+    def bind_gpu(self, inputs: Mapping[str, Any], out: Mapping[str, Any], stream: object = None) -> Callable[[], None]:
+        """Get ready to run on the same arrays again and again: what is checked is checked once, here.
+
+        Args:
+            inputs: arrays on the GPU, as for :meth:`infer_gpu`. They are read anew at each call, which waits for
+                what is queued on ``stream`` and for nothing else.
+            out: arrays on the GPU for all outputs.
+            stream: as for :meth:`infer_gpu`.
+
+        Returns:
+            A call that does what :meth:`infer_gpu` does with these arguments, in a small part of its time on the
+            host. It keeps the arrays alive, and may be called until the engine is closed.
+
+        Raises:
+            EngineError: as :meth:`infer_gpu`; an input is on the host; an output is not given.
+        """
+        raise self._not_on_gpu()
 
     def close(self) -> None:
         """Free what the engine holds; closing twice does nothing."""
@@ -154,7 +169,7 @@ class Engine(ABC):
     def _check_inputs(self, inputs: Mapping[str, Any]) -> dict[str, int]:
         """Check state, names, arrays and sizes; return the sizes of the dynamic dimensions."""
         if self._closed:
-            raise EngineError(f"{self.bundle.name}: the engine is closed", "open it again with open_engine")
+            raise self._is_closed()
         if inputs.keys() != {spec.name for spec in self.bundle.inputs}:
             expected = ", ".join(spec.name for spec in self.bundle.inputs)
             given = ", ".join(map(str, inputs)) or "none"
@@ -175,6 +190,15 @@ class Engine(ABC):
     def _check_outputs(self, outputs: Mapping[str, Any], sizes: dict[str, int]) -> None:
         for spec, dtype in self._outputs:
             self._check("output", spec, dtype, outputs[spec.name], sizes)
+
+    def _is_closed(self) -> EngineError:
+        return EngineError(f"{self.bundle.name}: the engine is closed", "open it again with open_engine")
+
+    def _not_on_gpu(self) -> EngineError:
+        return EngineError(
+            f"{self.bundle.name} runs on the {self.report.device}, where no array is on the GPU",
+            "open it with device='cuda' or 'tensorrt' and policy='require'",
+        )
 
     def _has_nan(self, spec: TensorSpec, array: npt.NDArray[Any]) -> EngineError:
         found = np.argwhere(np.isnan(array))

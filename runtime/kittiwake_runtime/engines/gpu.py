@@ -11,7 +11,11 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from threading import RLock
 from typing import Any
 
@@ -26,7 +30,8 @@ from kittiwake_runtime.errors import EngineError
 
 Shapes = dict[str, tuple[int, ...]]
 _LARGEST_PLANS = 8  # shapes that are kept ready; the one unused for longest goes first
-_IN_FLIGHT = 3  # of a stream: one is copied in, one computed, one copied out
+_FILLERS = 2  # threads that fill page-locked memory, a frame each
+_IN_FLIGHT = 3 + _FILLERS  # of a stream: one is copied in, one computed, one copied out
 
 
 class Plan(ABC):
@@ -71,6 +76,16 @@ class Plan(ABC):
         self._gpu, self._host = {}, {}
 
 
+@dataclass(frozen=True)
+class _Filling:
+    """One inference of a stream whose inputs are on their way into page-locked memory."""
+
+    plan: Plan
+    arrays: Mapping[str, Any]
+    sizes: dict[str, int]
+    copies: Sequence[Future[None]]
+
+
 class GpuEngine(Engine):
     """A network on a GPU. Several threads may use it; they take turns.
 
@@ -88,6 +103,7 @@ class GpuEngine(Engine):
         self._stream = stream
         self._dtypes = {spec.name: dtype for spec, dtype in (*self._inputs, *self._outputs)}
         self._plans: OrderedDict[object, Plan] = OrderedDict()
+        self._bound: list[Plan] = []
         self._lock = RLock()
 
     @abstractmethod
@@ -117,39 +133,58 @@ class GpuEngine(Engine):
             outputs = {name: given[name] if name in given else self._new_output(plan, name) for name in names}
             self._check_given(plan, given)
             self._check_outputs(outputs, sizes)
-            if caller is not None:
-                self._device.order(caller, self._stream)
-            self._queue(plan, arrays, {name: array.pointer for name, array in outputs.items()}, self._stream)
-            if caller is None:
-                self._device.synchronize(self._stream)
-            else:
-                self._device.order(self._stream, caller)
+            pointers = {name: array.pointer for name, array in outputs.items()}
+            with self._in_order(caller):
+                self._queue(plan, arrays, pointers, self._stream)
             return outputs
 
-    def infer_each(self, inputs: Iterable[Mapping[str, Any]]) -> Iterator[Arrays]:
-        """As :meth:`Engine.infer_each`, with copies in, computing and copies out at the same time."""
+    def bind_gpu(self, inputs: Mapping[str, Any], out: Mapping[str, Any], stream: object = None) -> Callable[[], None]:
+        """As :meth:`Engine.bind_gpu`."""
         with self._lock, self._device:
-            copying_in, copying_out = self._device.new_stream(), self._device.new_stream()
+            caller = None if stream is None else stream_handle(stream)
+            arrays = self._read(inputs)
+            sizes = self._check_inputs(arrays)
+            if on_host := [name for name, array in arrays.items() if not isinstance(array, GpuArray)]:
+                raise EngineError(
+                    f"{self.bundle.name}: input {on_host[0]} is on the host; an array that is bound lies on the GPU",
+                    "use infer_gpu, which copies",
+                )
+            outputs = self._read_outputs(out)
+            if missing := [spec.name for spec, _ in self._outputs if spec.name not in outputs]:
+                raise EngineError(f"{self.bundle.name}: no array is given for output {missing[0]}")
+            plan = self._make_plan({name: tuple(array.shape) for name, array in arrays.items()})
+            self._bound.append(plan)
+            self._check_given(plan, outputs)
+            self._check_outputs(outputs, sizes)
+        return partial(self._run_bound, plan, {**arrays, **outputs}, caller)
+
+    def infer_each(self, inputs: Iterable[Mapping[str, Any]]) -> Iterator[Arrays]:
+        """As :meth:`Engine.infer_each`, with copies in, computing and copies out at the same time.
+
+        What is on the host is copied to page-locked memory by threads of its own: for a camera's frame that takes as
+        long as its inference.
+        """
+        with self._lock, self._device:
+            streams = self._device.new_stream(), self._device.new_stream()
+        filling: deque[_Filling] = deque()
         waiting: deque[tuple[Plan, dict[str, int], Any]] = deque()
-        try:
-            for i, item in enumerate(inputs):
-                if len(waiting) == _IN_FLIGHT:
+        with ThreadPoolExecutor(_FILLERS, "kittiwake-fill") as fillers:
+            try:
+                for i, item in enumerate(inputs):
+                    if len(filling) + len(waiting) == _IN_FLIGHT:
+                        yield self._finish(*waiting.popleft())
+                    filling.append(self._fill(item, 1 + i % _IN_FLIGHT, fillers))
+                    if len(filling) > _FILLERS:
+                        waiting.append(self._start(filling.popleft(), *streams))
+                while filling or waiting:
+                    if filling:
+                        waiting.append(self._start(filling.popleft(), *streams))
                     yield self._finish(*waiting.popleft())
+            finally:
                 with self._lock, self._device:
-                    arrays = self._read(item)
-                    sizes = self._check_inputs(arrays)
-                    plan = self._plan(arrays, slot=1 + i % _IN_FLIGHT)
-                    self._queue(plan, arrays, {}, copying_in)
-                    self._device.order(self._stream, copying_out)
-                    self._copy_out(plan, copying_out)
-                    waiting.append((plan, sizes, self._device.mark(copying_out)))
-            while waiting:
-                yield self._finish(*waiting.popleft())
-        finally:
-            with self._lock, self._device:
-                for stream in (copying_in, copying_out):
-                    self._device.synchronize(stream)
-                    self._device.free_stream(stream)
+                    for stream in streams:
+                        self._device.synchronize(stream)
+                        self._device.free_stream(stream)
 
     def close(self) -> None:
         """Free plans, buffers and the stream."""
@@ -157,9 +192,10 @@ class GpuEngine(Engine):
             super().close()
             with self._lock, self._device:
                 self._device.synchronize(self._stream)
-                for plan in self._plans.values():
+                for plan in (*self._plans.values(), *self._bound):
                     plan.close()
                 self._plans.clear()
+                self._bound.clear()
                 self._device.free_stream(self._stream)
 
     def _infer(self, inputs: Arrays) -> Arrays:
@@ -213,7 +249,14 @@ class GpuEngine(Engine):
         self._plans.move_to_end(key)
         return plan
 
-    def _queue(self, plan: Plan, arrays: Mapping[str, Any], outputs: Mapping[str, int], copying: int) -> None:
+    def _queue(
+        self,
+        plan: Plan,
+        arrays: Mapping[str, Any],
+        outputs: Mapping[str, int],
+        copying: int,
+        is_filled: bool = False,
+    ) -> None:
         """Queue the copies in, on their stream, and the computation, on the engine's own."""
         addresses = {}
         for name, array in arrays.items():
@@ -225,12 +268,33 @@ class GpuEngine(Engine):
             host, addresses[name] = plan.host(name), plan.address(name)
             if outputs:  # left on the GPU: nothing else waits until the last copy has left this buffer
                 self._device.synchronize(copying)
-            np.copyto(host, array)
+            if not is_filled:
+                np.copyto(host, array)
             self._device.copy_in(addresses[name], host, copying)
         self._device.order(copying, self._stream)
         for spec, _ in self._outputs:
             addresses[spec.name] = outputs.get(spec.name) or plan.address(spec.name)
         plan.run(addresses, self._stream)
+
+    def _run_bound(self, plan: Plan, arrays: Mapping[str, GpuArray], caller: int | None) -> None:
+        """What a call of :meth:`bind_gpu`'s does; it holds the arrays, and with them their memory."""
+        with self._lock, self._device:
+            if self._closed:
+                raise self._is_closed()
+            pointers = {name: array.pointer for name, array in arrays.items()}
+            with self._in_order(caller):
+                plan.run(pointers, self._stream)
+
+    @contextmanager
+    def _in_order(self, caller: int | None) -> Iterator[None]:
+        """What is queued within takes its place in the caller's stream; without one it is waited for."""
+        if caller is not None:
+            self._device.order(caller, self._stream)
+        yield
+        if caller is None:
+            self._device.synchronize(self._stream)
+        else:
+            self._device.order(self._stream, caller)
 
     def _copy_out(self, plan: Plan, stream: int) -> None:
         for spec, _ in self._outputs:
@@ -242,6 +306,26 @@ class GpuEngine(Engine):
         outputs = {spec.name: plan.host(spec.name).copy() for spec, _ in self._outputs}
         self._check_outputs(outputs, sizes)
         return outputs
+
+    def _fill(self, item: Mapping[str, Any], slot: int, fillers: ThreadPoolExecutor) -> _Filling:
+        """Check one of a stream's inputs, and have it copied to page-locked memory."""
+        with self._lock, self._device:
+            arrays = self._read(item)
+            sizes = self._check_inputs(arrays)
+            plan = self._plan(arrays, slot)
+            on_host = {name: array for name, array in arrays.items() if not isinstance(array, GpuArray)}
+            copies = [fillers.submit(np.copyto, plan.host(name), array) for name, array in on_host.items()]
+            return _Filling(plan, arrays, sizes, copies)
+
+    def _start(self, filling: _Filling, copying_in: int, copying_out: int) -> tuple[Plan, dict[str, int], Any]:
+        """Queue one inference of a stream, its outputs' copies too."""
+        for copy in filling.copies:
+            copy.result()
+        with self._lock, self._device:
+            self._queue(filling.plan, filling.arrays, {}, copying_in, is_filled=True)
+            self._device.order(self._stream, copying_out)
+            self._copy_out(filling.plan, copying_out)
+            return filling.plan, filling.sizes, self._device.mark(copying_out)
 
     def _finish(self, plan: Plan, sizes: dict[str, int], copied: Any) -> Arrays:
         """Wait for one inference of a stream."""
