@@ -19,7 +19,7 @@ import numpy as np
 from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import SetParametersResult
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image, Imu, NavSatFix, Range
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, NavSatFix, Range
 
 from kittiwake_runtime.localization.camera import load_camera
 from kittiwake_runtime.localization.frames import Enu
@@ -29,7 +29,7 @@ from kittiwake_runtime.localization.world import ORIGIN_EASTING_M, ORIGIN_NORTHI
 
 from . import flight_messages, qos
 from .geometry import MapFrame
-from .images import to_message
+from .images import to_compressed, to_message
 from .lifecycle import ManagedNode, run
 from .messages import stamp_of
 from .painted_ground import PaintedGround
@@ -62,6 +62,7 @@ class FlightSimulator(ManagedNode):
         self.settings = read(self, FlightSettings)
         self._clock_out = self.offer(Clock, "/clock", qos.output())  # `_clock` is the node's own
         self._image = self.offer(Image, "camera/image", qos.sensor(5))
+        self._compressed = self.offer(CompressedImage, "camera/image/compressed", qos.sensor(5))
         self._camera_info = self.offer(CameraInfo, "camera/camera_info", qos.output())
         self._imu = self.offer(Imu, "imu", qos.output(50))
         self._odometry = self.offer(Odometry, "odometry", qos.output(50))
@@ -175,11 +176,13 @@ class FlightSimulator(ManagedNode):
                 continue
             day = (settings.season, settings.date_seed)
             seen = photograph(self._ground, self._camera, exposure.truth, *day, threads=1)
-            image = to_message(expose(seen, gain, gamma, _PIXEL_NOISE, self._rng), "rgb8", self._info.header)
-            image.header.stamp = self._info.header.stamp = stamp_of(exposure.stamp_s)
+            pixels = expose(seen, gain, gamma, _PIXEL_NOISE, self._rng)
+            self._info.header.stamp = stamp_of(exposure.stamp_s)
             try:
                 self._camera_info.publish(self._info)
-                self._image.publish(image)
+                self._image.publish(to_message(pixels, "rgb8", self._info.header))
+                if self._compressed.get_subscription_count():
+                    self._compressed.publish(to_compressed(pixels, self._info.header))
             except Exception:  # interrupted while it painted: rclpy closes its context before any node is asked to stop
                 if self.context.ok():
                     raise

@@ -340,8 +340,7 @@ class FlightTracker:
             height_m *= math.cos(attitude[0]) * math.cos(attitude[1])
         camera = self.camera
         if settings.gimbal_source != "none":
-            frame = "earth" if settings.gimbal_source == "autopilot" else settings.gimbal_frame
-            camera = on_gimbal(camera, sensors.gimbal.at(time_s), attitude, frame)
+            camera = on_gimbal(camera, sensors.gimbal.at(time_s), attitude, settings.gimbal_turns_into)
         is_first = math.isinf(self._job_s)
         step = None if is_first else self._step(self._job_s, time_s)
         yaw_deg = math.degrees(attitude[2]) % 360 if is_first and settings.use_heading else None

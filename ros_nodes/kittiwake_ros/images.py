@@ -25,6 +25,7 @@ _YUV = {
 _CHANNELS = {"mono8": 1, "8UC1": 1, "rgb8": 3, "bgr8": 3, "8UC3": 3, "rgba8": 4, "bgra8": 4, "mono16": 2}
 _BYTES = _CHANNELS | dict.fromkeys(_BAYER, 1) | dict.fromkeys(_YUV, 2)
 ENCODINGS = tuple(_BYTES)
+JPEG_QUALITY = 90
 """The encodings that are read; 8UC1 and 8UC3 are taken for mono8 and bgr8, as OpenCV's users mean them."""
 
 
@@ -117,3 +118,14 @@ def to_message(image: Pixels, encoding: str, header: Any) -> Any:
     data.frombytes(memoryview(pixels).cast("B"))
     height, width = pixels.shape[:2]
     return Image(header=header, height=height, width=width, encoding=encoding, step=width * _BYTES[encoding], data=data)
+
+
+def to_compressed(image: Pixels, header: Any) -> Any:
+    """A `sensor_msgs/CompressedImage` (JPEG) of ``(H, W, 3) uint8`` RGB."""
+    from sensor_msgs.msg import CompressedImage
+
+    done, coded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    assert done, "a JPEG of any uint8 image can be written"
+    data = array.array("B")
+    data.frombytes(coded.tobytes())
+    return CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=data)

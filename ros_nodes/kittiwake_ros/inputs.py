@@ -18,6 +18,7 @@ from .camera_info import axis_in_flu, camera_of, disagreement, mount_of
 from .diagnostics import Health
 from .flight_tracker import FlightTracker
 from .geometry import attitude_rad, yaw_of
+from .gimbal_tf import GimbalTransforms
 from .messages import LEVEL_STD_RAD, UNKNOWN_VARIANCE, quaternion_of, seconds
 from .settings import Settings
 from .synchronize import Sensors
@@ -158,6 +159,12 @@ class Inputs:
         """Orientation of the gimbal."""
         q = quaternion_of(message.quaternion)
         self._take("gimbal", self._sensors.add_gimbal(seconds(message.header.stamp), q))
+
+    def poll_gimbal(self, transforms: GimbalTransforms, now_s: float) -> None:
+        """Orientation of the gimbal, out of tf2."""
+        if (found := transforms.newer(now_s)) is not None:
+            self._take("tf", self._sensors.add_gimbal(*found))
+        self._host.health.set("gimbal", "warn", transforms.problem)
 
     def _take(self, source: str, why_not: str) -> None:
         if why_not:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from kittiwake_runtime.errors import FrameError
+from kittiwake_runtime.localization.flight_log import OdometryStep
 from kittiwake_runtime.localization.localizer import Localizer
 from kittiwake_runtime.localization.outputs import radius_m
 
@@ -18,6 +19,8 @@ from .messages import quaternion_of
 LEAST_RADIUS_M = 20.0
 """No prior is taken for better than this: a wrong one shall only delay."""
 
+SIGMAS_95 = 2.45
+"""Of a round normal distribution in the plane, the radius that holds 95 %."""
 USEFUL_YAW_STD_RAD = math.radians(60.0)
 
 
@@ -30,6 +33,26 @@ class Prior:
     radius_m: float
     yaw_deg: float | None = None
     yaw_std_deg: float = 10.0
+
+    def carried(self, step: OdometryStep, frame: MapFrame) -> Prior:
+        """Where it is after a step of the vehicle: along its yaw, or anywhere that far off where that is not known."""
+        moved_m = math.hypot(step.forward_m, step.left_m)
+        if self.yaw_deg is None:
+            return self.widened(moved_m)
+        yaw, turn_deg = math.radians(self.yaw_deg), math.degrees(step.turn_rad)
+        x, y, _ = frame.origin.from_wgs84(self.lat_deg, self.lon_deg)
+        lat, lon = frame.to_wgs84(
+            float(x) + step.forward_m * math.sin(yaw) - step.left_m * math.cos(yaw),
+            float(y) + step.forward_m * math.cos(yaw) + step.left_m * math.sin(yaw),
+        )
+        aside_m = moved_m * math.radians(self.yaw_std_deg)
+        radius = math.hypot(self.radius_m, SIGMAS_95 * math.hypot(aside_m, step.sigma_m))
+        yaw_std_deg = math.hypot(self.yaw_std_deg, math.degrees(step.sigma_turn_rad))
+        return Prior(lat, lon, radius, (self.yaw_deg - turn_deg) % 360, yaw_std_deg)
+
+    def widened(self, by_m: float) -> Prior:
+        """The same place, known so much less well."""
+        return replace(self, radius_m=self.radius_m + by_m)
 
     def apply(self, localizer: Localizer) -> None:
         """Start the localizer from it."""

@@ -36,7 +36,12 @@ class Settings:
     )
     attitude_source: str = parameter("imu", "topic that attitude is taken from", choices=("imu", "odometry"))
     use_heading: bool = parameter(False, "the first attitude's yaw, from true north, is a soft prior")
-    gimbal_source: str = parameter("none", "source of the gimbal's orientation", choices=("none", "topic", "autopilot"))
+    gimbal_source: str = parameter(
+        "none", "source of the gimbal's orientation", choices=("none", "topic", "tf", "autopilot")
+    )
+    gimbal_tf_frame: str = parameter(
+        "", "with gimbal_source tf: the frame that the gimbal turns, x ahead where it doesn't; base_frame is the other"
+    )
     gimbal_frame: str = parameter(
         "body",
         "what the topic gimbal turns into: the vehicle's body, east-north-up, or the horizon ahead of the vehicle",
@@ -116,8 +121,15 @@ class Settings:
                 f"height_source is {self.height_source}, and PX4's odometry is taken without its height",
                 "use range, constant, or autopilot where the vehicle has a rangefinder",
             )
+        if self.gimbal_source == "tf" and not self.gimbal_tf_frame:
+            raise ParameterError("gimbal_source is tf, and gimbal_tf_frame is empty", "name the frame that it turns")
         if from_px4 and self.gimbal_source == "topic":
-            raise ParameterError("gimbal_source is topic, and autopilot is px4", "use autopilot or none")
+            raise ParameterError("gimbal_source is topic, and autopilot is px4", "use autopilot, tf or none")
+
+    @property
+    def gimbal_turns_into(self) -> str:
+        """What the gimbal's orientation is against: ``body``, ``earth`` or ``horizon``."""
+        return {"autopilot": "earth", "tf": "body"}.get(self.gimbal_source, self.gimbal_frame)
 
     @property
     def height_is_agl(self) -> bool:

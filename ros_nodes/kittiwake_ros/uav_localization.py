@@ -37,6 +37,7 @@ from .belief_grid import BeliefGrid, belief_grid
 from .flight_record import FlightRecord
 from .flight_tracker import FlightTracker, Image, Job, locate
 from .geometry import MapFrame
+from .gimbal_tf import GimbalTransforms
 from .inputs import Inputs
 from .lifecycle import ManagedNode, run
 from .messages import seconds
@@ -47,11 +48,14 @@ from .settings import Settings
 from .synchronize import Sensors
 from .worker import Worker
 
+GIMBAL_RATE_HZ = 50.0
+"""How often tf2 is asked for the gimbal."""
 PICTURE_PX = 300
 OTHER_CLOCK_S = 10.0
 """Stamps this far from ROS time are of another clock."""
 
 Command = Callable[[Localizer], object]
+"""Something for the localizer to do before an update."""
 
 
 class UavLocalization(ManagedNode):
@@ -67,6 +71,7 @@ class UavLocalization(ManagedNode):
         self.tracker: FlightTracker | None = None
         self.record = FlightRecord(Settings())
         self.bridge: Any = None
+        self.transforms: GimbalTransforms | None = None
 
     def load(self) -> None:
         """Open the map, the model and the camera, and start from the last belief when there is one."""
@@ -85,6 +90,9 @@ class UavLocalization(ManagedNode):
         tracker = FlightTracker(settings, index.footprint_m, self.sensors, self.health)
         tracker.camera = camera
         self.inputs = Inputs(self, settings, self.sensors, tracker)
+        if settings.gimbal_source == "tf":
+            self.transforms = GimbalTransforms(self, settings.base_frame, settings.gimbal_tf_frame)
+            self._resources.callback(self.transforms.close)
         self.outputs.open(settings, self.frame, self.inputs)
         shadow = settings.mode == "shadow"
         self.gate = AutopilotGate(
@@ -94,7 +102,7 @@ class UavLocalization(ManagedNode):
         self._resources.callback(self.worker.close)
         self.side_worker = Worker(self, "beside")
         self._resources.callback(self.side_worker.close)
-        self._commands: list[Command] = []
+        self._commands: list[Callable[[Job], Command]] = []
         self._canvas: Canvas | None = None
         self._times_ms: dict[str, float] = {}
         self._unshown_s: float | None = None
@@ -121,6 +129,8 @@ class UavLocalization(ManagedNode):
             self.listen(Range, "range", self._then_pump(inputs.on_range), qos.sensor(50))
         if settings.gimbal_source == "topic":
             self.listen(QuaternionStamped, "gimbal", self._then_pump(inputs.on_gimbal), qos.sensor(50))
+        if settings.gimbal_source == "tf":
+            self.every(1 / GIMBAL_RATE_HZ, self._poll_gimbal)
         on_pose = self._on_prior("initialpose", lambda message: initial_pose(message, self.frame, settings.map_frame))
         self.listen(PoseWithCovarianceStamped, "initialpose", on_pose, qos.output())
         self.listen(NavSatFix, "prior_navsat", self._on_prior("prior_navsat", navsat_prior), qos.sensor())
@@ -142,7 +152,7 @@ class UavLocalization(ManagedNode):
     def unload(self) -> None:
         """Close map, model and thread."""
         self._resources.close()
-        self.tracker = None
+        self.tracker = self.transforms = None
 
     def _open_bridge(self) -> Any:
         settings = self.settings
@@ -166,6 +176,10 @@ class UavLocalization(ManagedNode):
 
         return taken
 
+    def _poll_gimbal(self) -> None:
+        if self.transforms is not None:
+            self.inputs.poll_gimbal(self.transforms, self.now_s())
+
     def _on_image(self, message: Any) -> None:
         if self.tracker is None:
             return
@@ -183,7 +197,7 @@ class UavLocalization(ManagedNode):
         job = None if self.tracker is None else self.tracker.next_job(time.monotonic())
         if job is None:
             return
-        commands, self._commands = self._commands, []
+        commands, self._commands = [make(job) for make in self._commands], []
         self.worker.submit(partial(_timed_update, self.localizer, commands, job), partial(self._on_update, job))
 
     def _on_update(self, job: Job, future: Future[Any]) -> None:
@@ -321,11 +335,11 @@ class UavLocalization(ManagedNode):
     def _current(self) -> Fix | None:
         return None if self.tracker is None else self.tracker.pose()
 
-    def _command(self, command: Command) -> None:
-        """Have the localizer do something before its next update; what was believed no longer is."""
+    def _command(self, make: Callable[[Job], Command]) -> None:
+        """Have the localizer do something before its next update, made for that; what was believed no longer is."""
         if self.tracker is None:
             return
-        self._commands.append(command)
+        self._commands.append(make)
         self.tracker.restart()
         self.outputs.start_over()
         self._publish_state()
@@ -337,14 +351,22 @@ class UavLocalization(ManagedNode):
             except KittiwakeError as error:
                 self.refuse(topic, error.message)
                 return
-            self._command(prior.apply)
+            time_s = min(seconds(message.header.stamp) or self.now_s(), self.now_s())
+            self._command(lambda job: self._carried(prior, time_s, job.time_s).apply)
 
         return take
+
+    def _carried(self, prior: Prior, from_s: float, to_s: float) -> Prior:
+        """A prior of one time, for an image of a later one."""
+        try:
+            return prior.carried(self.sensors.odometry.step(from_s, to_s), self.frame)
+        except LookupError:  # odometry began after it
+            return prior.widened(self.settings.max_speed_m_s * max(to_s - from_s, 0.0))
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success, response.message = self.stage == "active", f"the node is {self.stage}"
         if response.success:
-            self._command(Localizer.reset)
+            self._command(lambda job: Localizer.reset)
             response.message = "it searches the whole map again"
         return response
 

@@ -25,8 +25,9 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image, Imu, NavSatFix, Range
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, NavSatFix, Range
 
+from kittiwake_ros import images
 from kittiwake_ros.geometry import attitude_rad
 from kittiwake_ros.resources import config, profile_variable
 from kittiwake_ros.simulated_flight import STEP_S
@@ -38,6 +39,7 @@ pytestmark = pytest.mark.slow
 
 TOPICS = {
     "camera/image": Image,
+    "camera/image/compressed": CompressedImage,
     "camera/camera_info": CameraInfo,
     "imu": Imu,
     "odometry": Odometry,
@@ -180,6 +182,11 @@ def test_its_messages_are_of_one_flight(fly: Callable[..., Simulator]) -> None:
     heard = simulator.heard
     image, info = heard["camera/image"][-1], heard["camera/camera_info"][-1]
     assert (image.encoding, image.step, len(image.data)) == ("rgb8", 3 * image.width, 3 * image.width * image.height)
+    simulator.more("camera/image/compressed")
+    raw = {(m.header.stamp.sec, m.header.stamp.nanosec): m for m in heard["camera/image"]}
+    jpeg = next(m for m in heard["camera/image/compressed"] if (m.header.stamp.sec, m.header.stamp.nanosec) in raw)
+    same = images.to_array(raw[jpeg.header.stamp.sec, jpeg.header.stamp.nanosec]).astype(float)
+    assert np.abs(images.decode(jpeg) - same).mean() < 12, "the same picture, its noise smoothed"
     assert (info.width, info.height) == (image.width, image.height) == (DEFAULT_CAMERA.width, DEFAULT_CAMERA.height)
     assert (info.k[0], info.k[2]) == (DEFAULT_CAMERA.fx, DEFAULT_CAMERA.cx)
     stamps = [seconds(message.header.stamp) for message in heard["imu"]]
