@@ -49,6 +49,7 @@ _COPIED = (
     "training",
     "metrics",
 )
+_COPIED_IF_THERE = ("provider_options",)
 
 
 def export(checkpoint: Path, output: Path, precisions: Collection[str] = ("fp32",), data: Path | None = None) -> Bundle:
@@ -74,6 +75,7 @@ def export(checkpoint: Path, output: Path, precisions: Collection[str] = ("fp32"
     _check_precisions(precisions, data)
     loaded = load_checkpoint(checkpoint)
     manifest = {key: loaded.meta[key] for key in _COPIED}
+    manifest |= {key: loaded.meta[key] for key in _COPIED_IF_THERE if key in loaded.meta}
     manifest["variants"] = {"fp32": {"file": MODEL, "parity": {}}}
     # Checked before the work, and with the checkpoint's name on what is wrong.
     unwritten = {"format_version": FORMAT_VERSION, "files": {MODEL: "0" * 64}}

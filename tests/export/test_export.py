@@ -90,7 +90,8 @@ def write(write_checkpoint: Callable[..., None]) -> Write:
 @pytest.fixture(scope="module")
 def exported(write: Write, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, torch.nn.Module]:
     root = tmp_path_factory.mktemp("exported")
-    model = write(root / "checkpoint", "Net", card="## Limits\n\nNone known.")
+    options = {"cuda": {"fuse_conv_bias": True}}
+    model = write(root / "checkpoint", "Net", card="## Limits\n\nNone known.", provider_options=options)
     return export(root / "checkpoint", root / "net"), model
 
 
@@ -130,6 +131,7 @@ def test_the_bundle_says_where_it_comes_from(exported: tuple[Bundle, torch.nn.Mo
     assert bundle.training.commit == "c0ffee"
     assert bundle.training.data[0]["name"] == "noise"
     assert bundle.calibration == {"slope": 2.0}
+    assert bundle.provider_options == {"cuda": {"fuse_conv_bias": True}}
     assert bundle.metrics[0].value == 0.25
     assert 0 <= bundle.variants["fp32"].parity["y"] <= bundle.tolerance
     card = bundle.file("card.md").read_text()
