@@ -7,13 +7,12 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kittiwake_runtime.command import Command
-from kittiwake_runtime.errors import KittiwakeError
 from kittiwake_training.errors import TrainingError
+from kittiwake_training.standalone import run_alone
 
 EPILOG = """\
 examples:
@@ -127,16 +126,5 @@ def _train_share(config: Any, devices: int, data: Path | None, output: Path, opt
 command = Command("train", "train a model and write a checkpoint", add_arguments, run, epilog=EPILOG)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m kittiwake_training.cli localization ...``: the command without the runtime's own."""
-    parser = argparse.ArgumentParser(prog="kittiwake train", description=command.help)
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except KittiwakeError as error:
-        print(f"kittiwake: {error.message}" + (f"\n  {error.hint}" if error.hint else ""), file=sys.stderr)
-        return 2
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alone(command))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kittiwake_runtime.command import Command
-from kittiwake_runtime.errors import KittiwakeError
+from kittiwake_training.standalone import run_alone
 
 EPILOG = """\
 examples:
@@ -95,16 +95,5 @@ def _print(points: Sequence[dict[str, Any]]) -> None:
 command = Command("prune", "make a network smaller for a device", add_arguments, run, epilog=EPILOG)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m kittiwake_training.pruning.cli CHECKPOINT ...``: the command without the runtime's own."""
-    parser = argparse.ArgumentParser(prog="kittiwake prune", description=command.help)
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except KittiwakeError as error:
-        print(f"kittiwake: {error.message}" + (f"\n  {error.hint}" if error.hint else ""), file=sys.stderr)
-        return 2
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alone(command))
