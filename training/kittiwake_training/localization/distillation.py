@@ -14,7 +14,7 @@ from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.data import PairSampler
 from kittiwake_training.localization.evaluate import calibration, evaluate, metrics
 from kittiwake_training.localization.losses import info_nce
-from kittiwake_training.localization.train import LocalizationConfig, PairEncoder, gather_places
+from kittiwake_training.localization.train import LocalizationConfig, PairEncoder, freeze_norms, gather_places
 from kittiwake_training.pruning.lessons import Sources
 from kittiwake_training.trainer import LossFunction
 
@@ -57,9 +57,7 @@ class DescriptorLesson:
 
         def losses(encoder: nn.Module, step: int, progress: float) -> dict[str, Tensor]:
             if progress >= config.freeze_norm_at:
-                for module in encoder.modules():
-                    if isinstance(module, nn.BatchNorm2d):
-                        module.eval()
+                freeze_norms(encoder)
             pairs = sampler.batch(step)
             query, ground = encoder(pairs.query, pairs.window)
             loss, accuracy = info_nce(query, ground, pairs.excluded, pairs.usable, config.temperature)

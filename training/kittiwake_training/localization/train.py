@@ -327,15 +327,20 @@ def pair_losses(config: LocalizationConfig, sampler: PairSampler, peers: Peers) 
 
     def losses(encoder: nn.Module, step: int, progress: float) -> dict[str, Tensor]:
         if progress >= config.freeze_norm_at:
-            for module in encoder.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            freeze_norms(encoder)
         pairs = sampler.batch(step)
         query, ground = encoder(pairs.query, pairs.window)
         loss, accuracy = info_nce(query, ground, pairs.excluded, pairs.usable, config.temperature, peers)
         return {"loss": loss, "accuracy": accuracy}
 
     return losses
+
+
+def freeze_norms(module: nn.Module) -> None:
+    """Have batch normalization take its running statistics and leave them as they are."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eval()
 
 
 def _record_config(config: LocalizationConfig, output: Path, resume: bool) -> None:
