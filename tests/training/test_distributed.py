@@ -16,6 +16,7 @@ from kittiwake_training import cli
 from kittiwake_training.distributed import launch, share_statistics
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.places import Place
+from kittiwake_training.standalone import run_alone
 
 SETTINGS = {
     "cnn.width": 8,
@@ -42,7 +43,7 @@ def data(tmp_path: Path, places: list[Place]) -> Path:
 def run(data: Path, output: Path, *options: str, **changed: Any) -> int:
     settings = {**SETTINGS, **{key.replace("__", "."): value for key, value in changed.items()}}
     given = [f"--set={key}={value}" for key, value in settings.items()]
-    return cli.main(["localization", "--data", str(data), "-o", str(output), *given, *options])
+    return run_alone(cli.command, ["localization", "--data", str(data), "-o", str(output), *given, *options])
 
 
 def losses(output: Path) -> list[float]:

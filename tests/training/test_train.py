@@ -16,6 +16,7 @@ from kittiwake_training.localization.data import SamplerConfig
 from kittiwake_training.localization.evaluate import EvaluationConfig
 from kittiwake_training.localization.places import Place
 from kittiwake_training.localization.train import CnnConfig, LocalizationConfig, WorldConfig, train
+from kittiwake_training.standalone import run_alone
 from kittiwake_training.trainer import TrainerConfig
 
 TINY = LocalizationConfig(
@@ -106,7 +107,7 @@ def test_the_command_trains_and_says_what_is_missing(
                 "evaluation.queries=1",
                 "world.places=0", "world.validation_places=0"]  # fmt: skip
     arguments = ["localization", "--data", str(data), "-o", str(tmp_path / "run"), "--json"]
-    assert cli.main([*arguments, *(f"--set={setting}" for setting in settings)]) == 0
+    assert run_alone(cli.command, [*arguments, *(f"--set={setting}" for setting in settings)]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 1
-    assert cli.main(["localization", "--data", str(data)]) == 2
+    assert run_alone(cli.command, ["localization", "--data", str(data)]) == 2
     assert "no folder for the checkpoint" in capsys.readouterr().err

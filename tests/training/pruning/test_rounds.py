@@ -17,6 +17,7 @@ from kittiwake_training.pruning.cost import layers_of, total_flops, total_parame
 from kittiwake_training.pruning.lessons import Lesson, Sources, find_lesson
 from kittiwake_training.pruning.rounds import PruneConfig, check_target, example_input, prune
 from kittiwake_training.pruning.watch import watched
+from kittiwake_training.standalone import run_alone
 from kittiwake_training.trainer import TrainerConfig
 
 
@@ -135,13 +136,13 @@ def test_the_command_prunes(dense_folder: Path, data: Path, tmp_path: Path, caps
     arguments = [str(dense_folder), "--target", "flops=0.6", "--data", str(data), "-o", str(tmp_path / "run"),
                  "--importance", "magnitude", "--set=rounds=1", "--set=trainer.steps=1",
                  "--set=trainer.accelerator=cpu", "--set=task.sampler.pairs=8"]  # fmt: skip
-    assert cli.main([*arguments, "--json"]) == 0
+    assert run_alone(cli.command, [*arguments, "--json"]) == 0
     assert [point["label"] for point in json.loads(capsys.readouterr().out)["points"]] == ["dense", "round 1"]
-    assert cli.main([*arguments[:2], "latency=0.5", *arguments[3:]]) == 2
+    assert run_alone(cli.command, [*arguments[:2], "latency=0.5", *arguments[3:]]) == 2
     assert "kittiwake layer-times" in capsys.readouterr().err
     sparse = [*arguments[:2], "sparsity=2:4", "--data", str(data), "-o", str(tmp_path / "sparse"),
               "--set=trainer.steps=1", "--set=trainer.accelerator=cpu"]  # fmt: skip
-    assert cli.main(sparse) == 0
+    assert run_alone(cli.command, sparse) == 0
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(dense: Checkpoint, tmp_path: Path) -> None:
