@@ -213,6 +213,8 @@ class Odometer:
 
     def step(self, from_s: float, to_s: float) -> OdometryStep:
         """The motion between two times, by the code that reads flight logs; LookupError where it is not known."""
+        if from_s == to_s:
+            return OdometryStep(0.0, 0.0, 0.0, 0.0, 0.0)
         measured = odometry_steps(
             [self.pose(from_s), self.pose(to_s)], sigma_share=self.sigma_share, sigma_turn_rad=self.sigma_turn_rad
         )[0]

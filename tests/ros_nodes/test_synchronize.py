@@ -156,3 +156,11 @@ def test_noise_and_manoeuvres_are_no_resets() -> None:
         x, y = x + 0.4 * math.cos(yaw), y + 0.4 * math.sin(yaw)
         odometer.add(T0 + 0.02 * i, x + rng.normal(0, 0.1), y + rng.normal(0, 0.1), yaw + rng.normal(0, 0.01))
     assert odometer.resets == 0
+
+
+def test_no_time_is_no_motion() -> None:
+    sensors = Sensors()
+    for i in range(5):
+        assert sensors.add_odometry(100.0 + 0.05 * i, 0.5 * i, 0.0, 0.3) == ""
+    step = sensors.odometry.step(100.1, 100.1)
+    assert (step.forward_m, step.left_m, step.turn_rad, step.sigma_m, step.sigma_turn_rad) == (0, 0, 0, 0, 0)

@@ -17,7 +17,12 @@ def run_alone(command: Command, argv: Sequence[str] | None = None) -> int:
         command: to run.
         argv: the words after the module's name; the process's own when None.
     """
-    parser = argparse.ArgumentParser(prog=f"kittiwake {command.name}", description=command.help)
+    parser = argparse.ArgumentParser(
+        prog=f"kittiwake {command.name}",
+        description=command.help,
+        epilog=command.epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     command.add_arguments(parser)
     try:
         return command.run(parser.parse_args(argv))

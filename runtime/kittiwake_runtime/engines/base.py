@@ -143,7 +143,8 @@ class Engine(ABC):
 
         Returns:
             A call that does what :meth:`infer_gpu` does with these arguments, in a small part of its time on the
-            host. It keeps the arrays alive, and may be called until the engine is closed.
+            host. It keeps the arrays alive, and may be called until the engine is closed; until then what it needs
+            on the GPU is kept too, so bind once.
 
         Raises:
             EngineError: as :meth:`infer_gpu`; an input is on the host; an output is not given.

@@ -187,7 +187,7 @@ fx.wrap("unit_length")  # one step for torch.fx, which can't ask a traced tensor
 
 def flops_per_pixel(width: int, dim: int, scales: int = 1) -> float:
     """Floating-point operations (two a multiply-add) that a large map costs per map pixel."""
-    normalization = scales * 3 * 2 * (2 * HALO_PX + 1)  # of which a disc takes nearly all, a large map more
+    normalization = scales * 3 * 2 * (2 * HALO_PX + 1)  # as a convolution would; see LocalContrast
     first = 9 * (scales + 1) * (width // 4)
     after_stride = 9 * ((width // 4) * (width // 2) + (width // 2) * width + 6 * width * width) + width * dim
     return 2 * (normalization + first + after_stride / CELL_PX**2)
