@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from kittiwake_runtime.command import Command
@@ -173,9 +173,10 @@ def _run_command(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     output.parent.mkdir(parents=True, exist_ok=True)
     events = overcurrent_events()
-    with Recorder(output.with_suffix(".log"), arguments.interval_ms, arguments.sudo) as recorder:
+    log = output.with_suffix(".log")
+    with _Signals() as signals, Recorder(log, arguments.interval_ms, arguments.sudo) as recorder:
         began = time.time()
-        status = _status_of(arguments.command)
+        status = signals.status_of(arguments.command)
         ended = time.time()
         time.sleep(1.5 * arguments.interval_ms / 1000)  # so that the window's end lies between two lines
         samples = recorder.samples()
@@ -204,22 +205,50 @@ def _run_command(arguments: argparse.Namespace) -> int:
     return status
 
 
-def _status_of(command: Sequence[str]) -> int:
-    """Run a command to its end; what interrupts or terminates this process ends it too."""
-    try:
-        process = subprocess.Popen(command)
-    except OSError as error:
-        raise TegrastatsError(f"{command[0]}: {error.strerror}") from error
-    usual = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    with process:
+class _Signals:
+    """While this context lasts, SIGINT and SIGTERM end the command, and then this process as they usually would.
+
+    They are noted and passed on rather than raised: an exception inside ``Popen`` would leave behind, running and
+    unknown, what it has just started.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> _Signals:
+        self._usual = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._usual.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+        if self._process:
+            self._process.send_signal(number)
+
+    def status_of(self, command: Sequence[str]) -> int:
+        """Run a command to its end; its exit status, as a shell says it."""
+        self._end_if_received()
         try:
-            status = process.wait()
-        except BaseException:
-            process.terminate()
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, usual)
-    return status if status >= 0 else 128 - status  # as a shell says it
+            self._process = subprocess.Popen(command)
+        except OSError as error:
+            raise TegrastatsError(f"{command[0]}: {error.strerror}") from error
+        if self._received:  # between the two lines above
+            self._process.send_signal(self._received)
+        status = self._process.wait()
+        self._end_if_received()
+        return status if status >= 0 else 128 - status
+
+    def _end_if_received(self) -> None:
+        if self._received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._received:
+            sys.exit(128 + self._received)
 
 
 def _window(samples: Sequence[Sample], window: Mapping[str, Any], pinned: bool) -> dict[str, Any]:

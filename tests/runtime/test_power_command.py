@@ -118,29 +118,29 @@ def test_a_benchmark_that_says_nothing_of_windows_gives_no_joules_an_inference(
     assert "joules an inference can't be told" in capsys.readouterr().err
 
 
+def written(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+@pytest.mark.parametrize("awaited", ["child", "pid"])  # the command runs; tegrastats has only just been started
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_both(number: int, status: int, stub: Callable[[str, str], Path], tmp_path: Path) -> None:
-    stub("tegrastats", f"echo $$ > '{tmp_path}/pid'; " + PRINTS.format(line=LINE))
-    words = [
-        sys.executable,
-        "-m",
-        "kittiwake_runtime",
-        "power",
-        "run",
-        "--",
-        "sh",
-        "-c",
-        "echo $$ > child; exec sleep 60",
-    ]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+def test_a_signal_ends_both(
+    number: int, status: int, awaited: str, stub: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    stub("tegrastats", f"echo $$ > '{tmp_path}/pid'; sleep 0.3; " + PRINTS.format(line=LINE))
+    words = ["power", "run", "--", "sh", "-c", "echo $$ > child; exec sleep 60"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "kittiwake_runtime", *words], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         deadline = time.monotonic() + 20
-        while not (tmp_path / "child").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        while not written(tmp_path / awaited) and time.monotonic() < deadline:
+            time.sleep(0.002)
         process.send_signal(number)
         said = process.communicate(timeout=20)[1]
         assert process.returncode == status
         assert "Traceback" not in said
-    for name in ("pid", "child"):
+    assert (tmp_path / "child").exists() == (awaited == "child")
+    for name in {"pid", awaited}:
         assert not Path(f"/proc/{(tmp_path / name).read_text().strip()}").exists()
     assert not (tmp_path / "power.json").exists()
 
