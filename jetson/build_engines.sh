@@ -4,7 +4,7 @@
 #   jetson/build_engines.sh [--dry-run] [--force] [--precision P] [--prefix FOLDER] [BUNDLE…]
 #
 #   BUNDLE…          the bundles, by name or folder (default: all that are installed)
-#   --precision P    fp32, fp16 or int8 (default: all that a bundle has)
+#   --precision P    fp32, fp16, int8 or fp8 (default: all that a bundle has)
 #   --force          although the GPU is busy, or disk or memory are low
 #   --prefix FOLDER  where install.sh put Kittiwake (default: /opt/kittiwake)
 #   --dry-run        show the commands

@@ -37,10 +37,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", metavar="NAME", help="in place of a checkpoint: a bundle to make variants of")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE",
                         help="the folder to write; a bundle that is there already is replaced")  # fmt: skip
-    parser.add_argument("--precision", action="append", choices=("fp16", "int8"), default=[],
-                        help="a variant to make beside fp32; may be given twice")  # fmt: skip
+    parser.add_argument("--precision", action="append", choices=("fp16", "int8", "fp8"), default=[],
+                        help="a variant to make beside fp32; may be given again")  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="FOLDER",
-                        help="the task's real data: int8 is calibrated and its accuracy measured with it")  # fmt: skip
+                        help="the task's real data: int8 and fp8 are calibrated and measured with it")  # fmt: skip
+    parser.add_argument("--modelopt", action="store_true",
+                        help="int8 for TensorRT by NVIDIA's modelopt, as fp8 is (docs/engines.md)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
@@ -53,9 +55,11 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ExportError("expected a checkpoint, or --bundle and none", "kittiwake export CHECKPOINT -o BUNDLE")
     precisions = ["fp32", *arguments.precision]
     if arguments.bundle:
-        bundle = add_variants(Bundle.open(arguments.bundle), arguments.output, precisions, arguments.data)
+        bundle = add_variants(
+            Bundle.open(arguments.bundle), arguments.output, precisions, arguments.data, arguments.modelopt
+        )
     else:
-        bundle = export(arguments.checkpoint, arguments.output, precisions, arguments.data)
+        bundle = export(arguments.checkpoint, arguments.output, precisions, arguments.data, arguments.modelopt)
     variants = bundle.variants.items()
     if arguments.json:
         result = {

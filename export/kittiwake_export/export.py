@@ -16,12 +16,13 @@ from typing import Any
 
 import onnx
 
+from kittiwake_export import modelopt
 from kittiwake_export.card import write_card
 from kittiwake_export.errors import ExportError
 from kittiwake_export.golden import example_inputs, reference_outputs
-from kittiwake_export.graph import settle, trace
+from kittiwake_export.graph import OPSET, settle, trace
 from kittiwake_export.quantize import Arrays
-from kittiwake_export.variants import half_parity, judge, make_half, make_int8, run_trial
+from kittiwake_export.variants import half_parity, judge, make_half, prepare, run_trial
 from kittiwake_runtime.bundle import CARD, GOLDEN, MANIFEST, Bundle, Golden, write_bundle, write_golden
 from kittiwake_runtime.engines.base import golden_errors
 from kittiwake_runtime.engines.select import open_engine
@@ -34,6 +35,8 @@ MODEL = "model.onnx"
 MODEL_HALF = "model.fp16.onnx"
 MODEL_INT8 = "model.int8.onnx"
 MODEL_INT8_TENSORRT = "model.int8.tensorrt.onnx"
+MODEL_FP8 = "model.fp8.onnx"
+QUANTIZED = ("int8", "fp8")
 _HALF_SAMPLES = 4
 _COPIED = (
     "name",
@@ -52,16 +55,23 @@ _COPIED = (
 _COPIED_IF_THERE = ("provider_options",)
 
 
-def export(checkpoint: Path, output: Path, precisions: Collection[str] = ("fp32",), data: Path | None = None) -> Bundle:
+def export(
+    checkpoint: Path,
+    output: Path,
+    precisions: Collection[str] = ("fp32",),
+    data: Path | None = None,
+    by_modelopt: bool = False,
+) -> Bundle:
     """Turn a checkpoint into a bundle.
 
     Args:
         checkpoint: folder with ``weights.safetensors`` and ``checkpoint.json``.
         output: folder to write; called as the checkpoint's ``name``, it can be opened by that name.
-        precisions: which variants to make; "fp32" is always among them. "int8" needs ``data``, and its task to be
-            known (kittiwake_training/tasks.py).
+        precisions: which variants to make; "fp32" is always among them. "int8" and "fp8" need ``data``, and its task
+            to be known (kittiwake_training/tasks.py); "fp8" needs NVIDIA's modelopt.
         data: a folder of the task's real data, to calibrate with and to measure accuracy on; "fp16" is compared
             on it too.
+        by_modelopt: "int8" for TensorRT is modelopt's.
 
     Returns:
         The bundle, opened.
@@ -72,7 +82,7 @@ def export(checkpoint: Path, output: Path, precisions: Collection[str] = ("fp32"
         ExportError: the model can't be traced, its ONNX network differs from it above the tolerance, or a variant
             loses more than is allowed. Nothing is written then.
     """
-    _check_precisions(precisions, data)
+    _check_precisions(precisions, data, by_modelopt)
     loaded = load_checkpoint(checkpoint)
     manifest = {key: loaded.meta[key] for key in _COPIED}
     manifest |= {key: loaded.meta[key] for key in _COPIED_IF_THERE if key in loaded.meta}
@@ -95,19 +105,24 @@ def export(checkpoint: Path, output: Path, precisions: Collection[str] = ("fp32"
     manifest["variants"]["fp32"]["parity"] = _parity(manifest, files, "fp32")
     _refuse_above_tolerance(manifest)
 
-    _add_variants(manifest, files, cases, precisions, task, data)
+    _add_variants(manifest, files, cases, precisions, task, data, by_modelopt)
     card = write_card(manifest, loaded.meta.get("card", ""))
     return write_bundle(output, manifest, {**files, CARD: card.encode()})
 
 
-def add_variants(bundle: Bundle, output: Path, precisions: Collection[str], data: Path | None = None) -> Bundle:
+def add_variants(
+    bundle: Bundle,
+    output: Path,
+    precisions: Collection[str],
+    data: Path | None = None,
+    by_modelopt: bool = False,
+) -> Bundle:
     """Make variants of a finished bundle from its float32 network; one that is there already is made anew.
 
     Args:
         bundle: with golden values.
         output: folder to write; the bundle's own replaces it.
-        precisions: "fp16", "int8" or both; "int8" needs ``data``.
-        data: as for :func:`export`.
+        precisions, data, by_modelopt: as for :func:`export`.
 
     Returns:
         The new bundle, opened.
@@ -117,7 +132,7 @@ def add_variants(bundle: Bundle, output: Path, precisions: Collection[str], data
         BundleError: there are no golden values, or ``output`` is there and is no bundle.
         ExportError: a variant loses more than is allowed. Nothing is written then.
     """
-    _check_precisions(precisions, data)
+    _check_precisions(precisions, data, by_modelopt)
     manifest = json.loads((bundle.root / MANIFEST).read_text(encoding="utf-8"))
     kept = set(manifest.pop("files"))
     del manifest["format_version"]
@@ -127,17 +142,19 @@ def add_variants(bundle: Bundle, output: Path, precisions: Collection[str], data
     if bundle.variants["fp32"].file != MODEL:
         raise ExportError(f"{bundle.name}: its float32 network is {bundle.variants['fp32'].file}; expected {MODEL}")
     task = find_task(bundle.task) if data else None
-    _add_variants(manifest, files, bundle.golden(), precisions, task, data)
+    _add_variants(manifest, files, bundle.golden(), precisions, task, data, by_modelopt)
     text = files.get(CARD, b"").decode().partition("## Origin\n\n")[2].partition("\n\n")[2]
     return write_bundle(output, manifest, {**files, CARD: write_card(manifest, text).encode()})
 
 
-def _check_precisions(precisions: Collection[str], data: Path | None) -> None:
+def _check_precisions(precisions: Collection[str], data: Path | None, by_modelopt: bool) -> None:
     unknown = set(precisions) - set(PRECISIONS)
     if unknown:
         raise ExportError(f"no precision {', '.join(sorted(unknown))}; there are {', '.join(PRECISIONS)}")
-    if "int8" in precisions and data is None:
-        raise ExportError("int8 needs real data to calibrate with", "name a folder: --data FOLDER")
+    if data is None and (asked := [precision for precision in QUANTIZED if precision in precisions]):
+        raise ExportError(f"{asked[0]} needs real data to calibrate with", "name a folder: --data FOLDER")
+    if by_modelopt or "fp8" in precisions:
+        modelopt.require("--modelopt" if by_modelopt else "fp8")
 
 
 def _networks(variant: Mapping[str, Any]) -> set[str]:
@@ -152,13 +169,14 @@ def _add_variants(
     precisions: Collection[str],
     task: Task | None,
     data: Path | None,
+    by_modelopt: bool,
 ) -> None:
     calibration = task.calibration(data) if task and data else Calibration((), ())
     if "fp16" in precisions:
         samples = [*(case.inputs for case in cases), *calibration.inputs[:_HALF_SAMPLES]]
         _add_half(manifest, files, cases, samples)
-    if "int8" in precisions and task and data:
-        _add_int8(manifest, files, calibration, task, data)
+    if task and data and set(QUANTIZED) & set(precisions):
+        _add_quantized(manifest, files, precisions, calibration, task, data, by_modelopt)
     manifest["variants"] = {name: manifest["variants"][name] for name in PRECISIONS if name in manifest["variants"]}
 
 
@@ -174,30 +192,42 @@ def _add_half(
     manifest["variants"]["fp16"]["parity"] = {name: max(error, exact[name]) for name, error in here.items()}
 
 
-def _add_int8(
-    manifest: dict[str, Any], files: dict[str, bytes], calibration: Calibration, task: Task, data: Path
+def _add_quantized(
+    manifest: dict[str, Any],
+    files: dict[str, bytes],
+    precisions: Collection[str],
+    calibration: Calibration,
+    task: Task,
+    data: Path,
+    by_modelopt: bool,
 ) -> None:
-    """Add both int8 networks; each is tried as the variant itself, on the same samples as the reference."""
-    unsigned, symmetric, float_nodes = make_int8(onnx.load_from_string(files[MODEL]), calibration.inputs)
+    """Add int8, fp8 or both; each network is tried as the variant itself, on the same samples as the reference."""
+    found = prepare(onnx.load_from_string(files[MODEL]), calibration.inputs)
     known = {
-        "float_nodes": float_nodes,
+        "float_nodes": found.floats,
         "calibration": {
             "data": [dict(entry) for entry in calibration.data],
             "samples": sum(len(next(iter(inputs.values()))) for inputs in calibration.inputs),
         },
     }
     reference = _try(manifest, files, "fp32", task, data)
-    variants = manifest["variants"]
-    entries = []
-    for file, network in ((MODEL_INT8, unsigned), (MODEL_INT8_TENSORRT, symmetric)):
-        files[file] = settle(network).SerializeToString()
-        variants["int8"] = {"file": file, "parity": {}, **known}
-        variants["int8"]["parity"] = _parity(manifest, files, "int8")
-        trial = _try(manifest, files, "int8", task, data)
-        entries.append(variants["int8"] | {"accuracy": judge(reference, trial, task.allowed_loss)})
-    own, for_tensorrt = entries
-    shared = {key: value for key, value in for_tensorrt.items() if key not in known}
-    variants["int8"] = {**own, "tensorrt": shared}
+
+    def add(precision: str, file: str, network: onnx.ModelProto, opset: int) -> dict[str, Any]:
+        files[file] = settle(network, opset).SerializeToString()
+        entry = manifest["variants"][precision] = {"file": file, "parity": {}, **known}
+        entry["parity"] = _parity(manifest, files, precision)
+        trial = _try(manifest, files, precision, task, data)
+        entry["accuracy"] = judge(reference, trial, precision, task.allowed_loss)
+        return entry
+
+    if "int8" in precisions:
+        own = add("int8", MODEL_INT8, found.int8(), OPSET)
+        symmetric = found.int8_tensorrt(by_modelopt)
+        theirs = add("int8", MODEL_INT8_TENSORRT, symmetric, modelopt.OPSET if by_modelopt else OPSET)
+        shared = {key: value for key, value in theirs.items() if key not in known}
+        manifest["variants"]["int8"] = {**own, "tensorrt": shared}
+    if "fp8" in precisions:
+        add("fp8", MODEL_FP8, found.fp8(), modelopt.OPSET)
 
 
 def _parity(manifest: Mapping[str, Any], files: Mapping[str, bytes], precision: str) -> dict[str, float]:

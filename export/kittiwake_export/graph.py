@@ -1,7 +1,7 @@
 """From a torch module to the bytes of an ONNX network that loads everywhere.
 
-Opset 18 and IR 10 are what the oldest supported ONNX Runtime and TensorRT still read; the onnx package writes
-newer ones by itself, so both are set and checked here.
+Opset 18 (19 where modelopt quantizes) and IR 10 are what the oldest supported ONNX Runtime and TensorRT still read;
+the onnx package writes newer ones by itself, so both are set and checked here.
 """
 
 from __future__ import annotations
@@ -79,18 +79,22 @@ def trace(
     return settle(slim).SerializeToString()
 
 
-def settle(network: onnx.ModelProto) -> onnx.ModelProto:
+def settle(network: onnx.ModelProto, opset: int = OPSET) -> onnx.ModelProto:
     """Fix the versions, drop what tells of this machine, and check the network.
+
+    Args:
+        network: changed in place.
+        opset: version of ONNX's operators that it may need.
 
     Raises:
         ExportError: it needs other operators than ONNX's own.
     """
     used = {node.domain for node in network.graph.node}
     opsets = {entry.domain: entry.version for entry in network.opset_import if entry.domain in used}
-    if opsets != {"": OPSET}:
-        raise ExportError(f"the network needs the operator sets {opsets}; expected ONNX's own, {OPSET}")
+    if opsets != {"": opset}:
+        raise ExportError(f"the network needs the operator sets {opsets}; expected ONNX's own, {opset}")
     del network.opset_import[:]
-    network.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    network.opset_import.append(onnx.helper.make_opsetid("", opset))
     network.ir_version = IR_VERSION
     del network.graph.value_info[:]
     # The exporter notes, on every node and value, the source lines with the paths of this machine.

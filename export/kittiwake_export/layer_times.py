@@ -28,7 +28,7 @@ from kittiwake_export.errors import ExportError
 from kittiwake_export.golden import example_inputs
 from kittiwake_export.graph import IR_VERSION, OPSET, trace
 from kittiwake_export.quantize import measure, quantize
-from kittiwake_export.variants import make_int8
+from kittiwake_export.variants import prepare
 from kittiwake_runtime.fields import Fields
 from kittiwake_runtime.manifest import FORMAT_VERSION, DimRange, TensorSpec, parse_manifest
 from kittiwake_training.checkpoint import load_checkpoint
@@ -153,7 +153,7 @@ def build(
     it takes."""
     cases = example_inputs(inputs, dims, {spec.name: (0.0, 1.0) for spec in inputs})
     graph = onnx.load_from_string(trace(network, inputs, outputs, dims, cases[-1]))
-    return [make_int8(graph, cases[1:2])[0] if precision == "int8" else graph for precision in precisions]
+    return [prepare(graph, cases[1:2]).int8() if precision == "int8" else graph for precision in precisions]
 
 
 def run_seconds(networks: Sequence[onnx.ModelProto], example: dict[str, np.ndarray], threads: int) -> list[float]:

@@ -1,22 +1,23 @@
 """The network in other precisions, each behind its gate: what fails it is refused, not written.
 
 FP16 has to come within a share of each output's size of the float32 network, on the golden inputs and on real ones
-where there are any; nodes are kept in float32 until it does. INT8 has to keep the accuracy of the task.
+where there are any; nodes are kept in float32 until it does. INT8 and FP8 have to keep the accuracy of the task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
+from kittiwake_export import modelopt
 from kittiwake_export.errors import ExportError
 from kittiwake_export.half import find_float_nodes, halvable_nodes, rounded, to_half
-from kittiwake_export.quantize import PRODUCTS, Arrays, choose_products, measure, open_session, quantize
+from kittiwake_export.quantize import PRODUCTS, Arrays, Measured, choose_products, measure, open_session, quantize
 from kittiwake_runtime.bundle import Bundle, Golden
 from kittiwake_runtime.engines.select import open_engine
 from kittiwake_runtime.manifest import Accuracy
@@ -74,25 +75,51 @@ def half_parity(network: onnx.ModelProto, keep: Iterable[str], cases: Sequence[G
     return errors
 
 
-def make_int8(
-    network: onnx.ModelProto, samples: Sequence[Arrays]
-) -> tuple[onnx.ModelProto, onnx.ModelProto, list[str]]:
-    """The network in int8, the same for TensorRT, and the products that stay in float32.
+@dataclass(frozen=True)
+class Quantizable:
+    """A float32 network with what has to be known to quantize it.
 
-    Args:
+    Attributes:
         network: in float32.
         samples: real inputs.
+        measured: what they show of it.
+        products: names of the nodes to quantize,
+        floats: and of those that stay in float32.
+    """
+
+    network: onnx.ModelProto
+    samples: Sequence[Arrays]
+    measured: Measured
+    products: list[str]
+    floats: list[str]
+
+    def int8(self) -> onnx.ModelProto:
+        """For ONNX Runtime on CPUs."""
+        return quantize(self.network, self.measured, self.products)
+
+    def int8_tensorrt(self, by_modelopt: bool) -> onnx.ModelProto:
+        """For TensorRT."""
+        if by_modelopt:
+            return modelopt.quantize(self.network, self.samples, "int8", self.products)
+        return quantize(self.network, self.measured, self.products, symmetric=True)
+
+    def fp8(self) -> onnx.ModelProto:
+        """For TensorRT on GPUs of compute capability 8.9 and newer."""
+        return modelopt.quantize(self.network, self.samples, "fp8", self.products)
+
+
+def prepare(network: onnx.ModelProto, samples: Sequence[Arrays]) -> Quantizable:
+    """Measure a float32 network on real inputs, and choose what of it to quantize.
 
     Raises:
         ExportError: there is no convolution or product with constant weights.
     """
     measured = measure(network, samples)
     if not measured.work:
-        raise ExportError("int8 is refused: the network has no convolution or product with constant weights")
+        raise ExportError("it can't be quantized: the network has no convolution or product with constant weights")
     spread = samples[:: max(1, len(samples) // _SENSITIVITY_SAMPLES)][:_SENSITIVITY_SAMPLES]
     products = choose_products(network, measured, spread)
-    floats = [name for name in measured.work if name not in products]
-    return quantize(network, measured, products), quantize(network, measured, products, symmetric=True), floats
+    return Quantizable(network, samples, measured, products, [name for name in measured.work if name not in products])
 
 
 def run_trial(draft: Bundle, precision: str, task: Task, data: Path) -> Trial:
@@ -101,7 +128,7 @@ def run_trial(draft: Bundle, precision: str, task: Task, data: Path) -> Trial:
         return task.trial(engine.infer, data)
 
 
-def judge(reference: Trial, trial: Trial, allowed: float) -> dict[str, Any]:
+def judge(reference: Trial, trial: Trial, precision: str, allowed: float) -> dict[str, Any]:
     """What a precision loses against the reference on the same samples, as a manifest says it.
 
     Raises:
@@ -123,9 +150,9 @@ def judge(reference: Trial, trial: Trial, allowed: float) -> dict[str, Any]:
     )
     if not loss <= allowed:
         raise ExportError(
-            f"int8 is refused: it loses {loss:.3g} {trial.unit} of {trial.name} ({low:.3g} to {high:.3g}, "
+            f"{precision} is refused: it loses {loss:.3g} {trial.unit} of {trial.name} ({low:.3g} to {high:.3g}, "
             f"n = {len(losses)}); allowed are {allowed:g}",
-            "export without int8, or train with the quantization in the loop",
+            f"export without {precision}, or train with the quantization in the loop",
         )
     return asdict(accuracy)
 

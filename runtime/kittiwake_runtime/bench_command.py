@@ -31,8 +31,8 @@ examples:
   kittiwake bench NEW --vs OLD --threads 1                    two bundles
   kittiwake bench compare before.json after.json              two runs, if they are alike
 
-A backend is DEVICE or DEVICE:PRECISION (cpu, cuda, tensorrt, tensorrt-ep, auto; fp32, fp16, int8). Contenders run in
-turns. Stages: pre (from the sensor's data to the network's inputs), infer, post, end_to_end. A percentile is
+A backend is DEVICE or DEVICE:PRECISION (cpu, cuda, tensorrt, tensorrt-ep, auto; fp32, fp16, int8, fp8). Contenders
+run in turns. Stages: pre (from the sensor's data to the network's inputs), infer, post, end_to_end. A percentile is
 refused where the samples are too few for it: 64 for the 90th, 459 for the 99th (default: {_SAMPLES} samples).
 With -o FILE.json a table (FILE.md) and a plot (FILE.png) are written beside it.
 """

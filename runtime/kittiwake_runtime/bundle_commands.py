@@ -34,7 +34,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     verify = actions.add_parser("verify", help="check a bundle's files and its golden outputs")
     verify.add_argument("bundle", help="a bundle's folder or name")
     verify.add_argument("--device", default="cpu", help="cpu, cuda, tensorrt or auto (default: cpu)")
-    verify.add_argument("--precision", default="auto", help="fp32, fp16, int8 or auto (default: auto)")
+    verify.add_argument("--precision", default="auto", help="fp32, fp16, int8, fp8 or auto (default: auto)")
     verify.add_argument("--key", type=Path, metavar="PEM", help="Ed25519 public key whose signature it must bear "
                         f"(default: ${PUBLIC_KEY_VARIABLE}, when it is set)")  # fmt: skip
     sign = actions.add_parser("sign", help="sign a bundle's manifest, and so all its files")

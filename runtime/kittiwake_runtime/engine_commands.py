@@ -33,7 +33,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
     build = actions.add_parser("build", help="build a bundle's engines")
     build.add_argument("bundle", help="a bundle's folder or name")
-    build.add_argument("--precision", default="all", help="fp32, fp16, int8 or all that the bundle has (default: all)")
+    build.add_argument("--precision", default="all", help="fp32, fp16, int8, fp8 or all of them (default: all)")
     build.add_argument(
         "--size",
         action="append",

@@ -22,7 +22,7 @@ Version 1, by example:
                                          "allowed": 0.5},
                             "tensorrt": {"file": "model.int8.tensorrt.onnx", …}}},
       "tolerance": 1e-4,
-      "provider_options": {"cuda": {"prefer_nhwc": true}},
+      "provider_options": {"cuda": {"fuse_conv_bias": true}},
       "training": {"data": [{"name": "…", "sha256": "…"}], "config": {…}, "commit": "…", "seed": 0},
       "metrics": [{"name": "recall@1", "value": 93.1, "unit": "%", "split": "test", "n": 10000}],
       "files": {"model.onnx": "<sha256>", "golden.npz": "<sha256>", "card.md": "<sha256>"}
@@ -43,7 +43,7 @@ FORMAT_VERSION = 1
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
 DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64",
           "uint8", "uint16", "uint32", "uint64", "bool")  # fmt: skip
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Variant:
         parity: per output the largest absolute difference from the reference over the golden inputs, in the
             output's unit; empty when it wasn't measured.
         float_nodes: names of the nodes that stay in float32, because the loss would be too large.
-        calibration: what the ranges of int8 were measured on: ``data``, as in ``training``, and ``samples``.
+        calibration: what the ranges of int8 and fp8 were measured on: ``data``, as in ``training``, and ``samples``.
         accuracy: what it costs the task, where that was measured.
         tensorrt: the same for TensorRT, where that needs another file: its int8 knows no zero points.
     """

@@ -222,10 +222,12 @@ def test_what_a_manifest_may_set(make_bundle: Make) -> None:
     """Options of speed and memory, and none that names a file, an address or another GPU."""
     from kittiwake_runtime.engines.onnxruntime import _gpu_options
 
-    bundle = make_bundle(provider_options={"cuda": {"prefer_nhwc": True, "use_tf32": 1}})
+    bundle = make_bundle(provider_options={"cuda": {"prefer_nhwc": False, "use_tf32": 1, "fuse_conv_bias": True}})
     options = _gpu_options(bundle, "cuda", 4711)["cuda"]
-    assert (options["prefer_nhwc"], options["use_tf32"], options["user_compute_stream"]) == ("1", "1", "4711")
-    assert _gpu_options(make_bundle(), "cuda", 4711)["cuda"]["use_tf32"] == "0", "fp32 is fp32"
+    given = {name: options[name] for name in ("prefer_nhwc", "use_tf32", "fuse_conv_bias", "user_compute_stream")}
+    assert given == {"prefer_nhwc": "0", "use_tf32": "1", "fuse_conv_bias": "1", "user_compute_stream": "4711"}
+    usual = _gpu_options(make_bundle(), "cuda", 4711)["cuda"]
+    assert (usual["use_tf32"], usual["prefer_nhwc"]) == ("0", "1"), "fp32 is fp32, channels last"
     for device, name in (("cuda", "user_compute_stream"), ("tensorrt-ep", "trt_extra_plugin_lib_paths"), ("cpu", "x")):
         with pytest.raises(EngineError, match=f"its manifest sets '{name}' for '{device}', which a bundle may not"):
             _gpu_options(make_bundle(provider_options={device: {name: 1}}), "cuda", 1)

@@ -206,7 +206,9 @@ def _run_options(graph: str) -> Any:
 def _gpu_options(bundle: Bundle, device: str, stream: int) -> dict[str, dict[str, str]]:
     """The options of each GPU provider: ours, then the manifest's."""
     common = {"device_id": "0", "user_compute_stream": str(stream)}
-    options = {"cuda": {**common, "use_tf32": "0", "enable_cuda_graph": "1" if device == "cuda" else "0"}}
+    # Convolutions with channels last take two thirds of the time on tensor cores, and no longer elsewhere.
+    cuda = {"use_tf32": "0", "prefer_nhwc": "1", "enable_cuda_graph": "1" if device == "cuda" else "0"}
+    options = {"cuda": {**common, **cuda}}
     if device == "tensorrt-ep":
         options[device] = {**common, "trt_cuda_graph_enable": "1", **_tensorrt_options(bundle)}
     for name, given in bundle.provider_options.items():
@@ -260,6 +262,8 @@ def _open(
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads or usable_cpus()
     settings.log_severity_level = _ERRORS_ONLY
+    if variant.precision == "fp8":  # more makes ONNX Runtime 1.32 compute something else on a CPU, without a word
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     wanted = [(PROVIDERS[name], dict(options.get(name, {}))) for name in (device, *_FALLBACKS[device])]
     try:
         session = ort.InferenceSession(str(path), settings, providers=wanted)

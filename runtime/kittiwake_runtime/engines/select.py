@@ -27,13 +27,13 @@ _CANDIDATES = {
 DEVICES = tuple(_CANDIDATES)
 # What the driver makes, on a PC and on a Jetson.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")
-# Which precision "auto" prefers, best first. On a CPU fp16 is only slower, and int8 costs accuracy, which is
-# for the caller to decide.
+# Which precision "auto" prefers, best first. On a CPU fp16 is only slower; int8 and fp8 cost accuracy, which is for
+# the caller to decide.
 _PREFERRED = {
-    "cpu": ("fp32", "fp16", "int8"),
-    "cuda": ("fp16", "fp32", "int8"),
-    "tensorrt": ("fp16", "fp32", "int8"),
-    "tensorrt-ep": ("fp16", "fp32", "int8"),
+    "cpu": ("fp32", "fp16", "int8", "fp8"),
+    "cuda": ("fp16", "fp32", "int8", "fp8"),
+    "tensorrt": ("fp16", "fp32", "int8", "fp8"),
+    "tensorrt-ep": ("fp16", "fp32", "int8", "fp8"),
 }
 
 
@@ -51,7 +51,7 @@ def open_engine(
         device: "cpu", "cuda", "tensorrt" (native, with an engine that `kittiwake engine build` has built),
             "tensorrt-ep" (ONNX Runtime's provider, which builds at its first inference), or "auto": the best of
             the first three.
-        precision: "auto", "fp32", "fp16" or "int8".
+        precision: "auto", "fp32", "fp16", "int8" or "fp8".
         policy: what to do when the device or precision asked for by name can't be had: "degrade" takes the
             next best and says so in ``engine.report.reasons``, "require" raises.
         threads: of the CPU; None takes all that this process may use.

@@ -287,6 +287,7 @@ def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, A
             "gray": "0.299 R + 0.587 G + 0.114 B, 0..255 to 0..1",
         },
         "tolerance": 1e-3,
+        **({"provider_options": {"cuda": {"fuse_conv_bias": True}}} if config.model == "localization.cnn" else {}),
         "training": {
             "data": [
                 {
