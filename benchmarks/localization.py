@@ -10,32 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from results import RESULTS_DIR, Figure, command_line, usable_cores, write_atomically, write_results
+from by_rows import Row, is_quick, measure_rows, parser_of
+from results import RESULTS_DIR, Figure, figure_of, usable_cores, write_atomically
 from rows import drone, growth, north_dakota, recall, seasons, speed, trust
-from rows.run import SEED, Run, Skipped
+from rows.run import SEED, Run
 from runs import CACHE, HERE, code_hash, key_of, product_code
-
-from kittiwake_runtime.errors import KittiwakeError
 
 DOCS = HERE.parent / "docs"
 
 
-@dataclass(frozen=True)
-class Row:
-    """What is measured under one prefix of ids, and what it is about, for --help."""
-
-    measure: Callable[[Run], list[Figure]]
-    about: str
-
-
-ROWS: dict[str, Row] = {
+ROWS: dict[str, Row[Run]] = {
     "nd160": Row(north_dakota.measure_nd160, "North Dakota, 160 m footprint, years at least 5 apart; product and NCC"),
     "nd320": Row(north_dakota.measure_nd320, "the same at 320 m"),
     "nd100": Row(north_dakota.measure_nd100, "the same at 100 m"),
@@ -63,42 +51,23 @@ ALL = "all"
 def main() -> int:
     """Measure the rows that were asked for; 1 if one of them could not be."""
     options = parse_options()
-    quick = os.environ.get("QUICK", "0") not in ("", "0")
-    run = Run(quick, options.flights, options.processes, options.bundle, options.tuned_bundle, options.loo_bundle)
-    failed, path = 0, None
-    for name in options.rows:
-        started = time.monotonic()
-        try:
-            figures = _all(run) if name == ALL else _figures(run, name, options.again)
-        except Skipped as reason:
-            print(f"{name}: skipped: {reason}", file=sys.stderr)
-            continue
-        except (KittiwakeError, FileNotFoundError) as error:
-            hint = getattr(error, "hint", "")
-            print(f"{name}: {error}" + (f" ({hint})" if hint else ""), file=sys.stderr)
-            failed += 1
-            continue
-        path = write_results(run.name, figures, command=command_line(), seed=SEED, directory=RESULTS_DIR)
-        for figure in figures:
-            print(f"{figure.id:32} {figure.value if figure.value is not None else '-':>10.5} {figure.unit}")
-        if name == "growth":
-            _write_growth(run, path)
-        print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
-    if path is not None:
-        print(f"wrote {path} and {path.with_suffix('.md').name}")
-    return 1 if failed else 0
+    run = Run(is_quick(), options.flights, options.processes, options.bundle, options.tuned_bundle, options.loo_bundle)
+
+    def measure(name: str) -> list[Figure]:
+        return _all(run) if name == ALL else _figures(run, name, options.again)
+
+    status = measure_rows(options.rows, measure, benchmark=run.name, seed=SEED, directory=RESULTS_DIR)
+    if "growth" in options.rows:
+        _write_growth(run, RESULTS_DIR / f"{run.name}.json")
+    return status
 
 
 def parse_options() -> argparse.Namespace:
     """The command line."""
-    about = "\n".join(f"  {name:9} {row.about}" for name, row in ROWS.items())
-    about += f"\n  {ALL:9} false convergences over all rows that were measured"
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"rows:\n{about}\n\nenvironment: KITTIWAKE_DATA (real data), KITTIWAKE_MODELS (bundles), QUICK=1",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--rows", type=_rows, default=[*ROWS, ALL], metavar="A,B", help="rows to measure (every one)")
+    about = {name: row.about for name, row in ROWS.items()}
+    about[ALL] = "false convergences over all rows that were measured"
+    more = "\nenvironment: KITTIWAKE_DATA (real data), KITTIWAKE_MODELS (bundles), QUICK=1"
+    parser = parser_of(__doc__, about, list(about), more)
     parser.add_argument("--again", action="store_true", help="measure rows again that have their figures")
     parser.add_argument("--flights", type=int, metavar="N", help="of the product in each row (its own number)")
     parser.add_argument("--processes", type=int, default=usable_cores(), metavar="N", help="one core each (every core)")
@@ -133,8 +102,7 @@ def _cache_file(run: Run, name: str) -> Path:
 
 
 def _read(file: Path) -> list[Figure]:
-    rows = json.loads(file.read_text(encoding="utf-8"))
-    return [Figure(**{**row, "interval": row["interval"] and tuple(row["interval"])}) for row in rows]
+    return [figure_of(fields) for fields in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def _write_growth(run: Run, results: Path) -> None:
@@ -143,14 +111,6 @@ def _write_growth(run: Run, results: Path) -> None:
         growth.write_page(results, RESULTS_DIR / "growth.quick.md", RESULTS_DIR / "growth.quick.png")
     else:
         growth.write_page(results, DOCS / "localization-growth.md", DOCS / "images" / "localization-growth.png")
-
-
-def _rows(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in ROWS and name != ALL]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}, {ALL}")
-    return names
 
 
 if __name__ == "__main__":

@@ -9,16 +9,12 @@ writes `pruning.quick.*` instead.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from results import RESULTS_DIR, Figure, command_line, usable_cores, write_results
-from rows.run import SEED, Skipped
-
-from kittiwake_runtime.errors import KittiwakeError
+from by_rows import Row, Skipped, is_quick, measure_rows, parser_of
+from results import RESULTS_DIR, Figure, usable_cores
+from rows.run import SEED
 
 PICTURE = RESULTS_DIR.parent.parent / "docs" / "images" / "pruning.png"
 DESCRIPTOR_BARS = (">= 2", "<= 1")
@@ -28,36 +24,14 @@ LITE0_BARS = (">= 3", "<= 1")
 def main() -> int:
     """Measure the rows that were asked for; 1 if one of them could not be."""
     options = parse_options()
-    quick = os.environ.get("QUICK", "0") not in ("", "0")
-    name, failed, path = "pruning.quick" if quick else "pruning", 0, None
-    for row in options.rows:
-        started = time.monotonic()
-        try:
-            figures = ROWS[row](options, quick)
-        except Skipped as reason:
-            print(f"{row}: skipped: {reason}", file=sys.stderr)
-            continue
-        except (KittiwakeError, FileNotFoundError) as error:
-            print(f"{row}: {error}" + (f" ({hint})" if (hint := getattr(error, "hint", "")) else ""), file=sys.stderr)
-            failed += 1
-            continue
-        path = write_results(name, figures, command=command_line(), seed=SEED, directory=RESULTS_DIR)
-        for figure in figures:
-            value = "-" if figure.value is None else f"{figure.value:.5g}"
-            print(f"{figure.id:40} {value:>10} {figure.unit}")
-        print(f"{row}: {time.monotonic() - started:.0f} s", file=sys.stderr)
-    if path is not None:
-        print(f"wrote {path} and {path.with_suffix('.md').name}")
-    return 1 if failed else 0
+    benchmark = "pruning.quick" if options.quick else "pruning"
+    return measure_rows(options.rows, lambda name: ROWS[name].measure(options), benchmark=benchmark, seed=SEED)
 
 
 def parse_options() -> argparse.Namespace:
-    """The command line."""
-    about = "\n".join(f"  {name:14} {row.__doc__}" for name, row in ROWS.items())
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=f"rows:\n{about}", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=_rows, default=list(ROWS), metavar="A,B", help="rows to measure (every one)")
+    """The command line, and whether it is to be quick."""
+    parser = parser_of(__doc__, {name: row.about for name, row in ROWS.items()}, list(ROWS))
+    parser.set_defaults(quick=is_quick())
     parser.add_argument("--dense", type=Path, metavar="BUNDLE", help="the dense descriptor, with int8")
     parser.add_argument("--pruned", type=Path, nargs="+", default=[], metavar="BUNDLE", help="pruned ones, one a seed")
     parser.add_argument("--lite0-dense", type=Path, metavar="BUNDLE", help="the dense EfficientNet-Lite0 descriptor")
@@ -69,82 +43,74 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def equivalence(_options: argparse.Namespace, quick: bool) -> list[Figure]:
-    """dead channels removed, proven equal; torch-simplify beside it"""
+def equivalence(options: argparse.Namespace) -> list[Figure]:
+    """Dead channels removed."""
     from rows.removal import measure_removal
 
-    return measure_removal(quick)
+    return measure_removal(options.quick)
 
 
-def latency_model(_options: argparse.Namespace, quick: bool) -> list[Figure]:
-    """latency predicted from layer times against measured; let nothing else run"""
+def latency_model(options: argparse.Namespace) -> list[Figure]:
+    """Predicted latency."""
     from rows.layer_times import measure_latency_model
 
-    return measure_latency_model(quick)
+    return measure_latency_model(options.quick)
 
 
-def descriptor(options: argparse.Namespace, quick: bool) -> list[Figure]:
-    """the pruned descriptor against the dense one (--dense, --pruned, --data)"""
-    return _compared("descriptor", options.dense, options.pruned, options.data, DESCRIPTOR_BARS, quick)
+def descriptor(options: argparse.Namespace) -> list[Figure]:
+    """The pruned descriptor."""
+    return _compared("descriptor", options, options.dense, options.pruned, DESCRIPTOR_BARS)
 
 
-def curve(options: argparse.Namespace, quick: bool) -> list[Figure]:
-    """recall against latency over the rounds, by importance (--runs)"""
+def lite0(options: argparse.Namespace) -> list[Figure]:
+    """Its larger sibling."""
+    return _compared("lite0", options, options.lite0_dense, options.lite0_pruned, LITE0_BARS)
+
+
+def curve(options: argparse.Namespace) -> list[Figure]:
+    """The trade-off."""
     from rows.pruned import measure_curve
 
     if not options.runs:
         raise Skipped("give the folders of pruning runs with --runs")
-    return measure_curve(options.runs, RESULTS_DIR / "pruning.quick.png" if quick else PICTURE)
+    return measure_curve(options.runs, RESULTS_DIR / "pruning.quick.png" if options.quick else PICTURE)
 
 
-def lite0(options: argparse.Namespace, quick: bool) -> list[Figure]:
-    """the same for the descriptor on EfficientNet-Lite0 (--lite0-dense, --lite0-pruned, --data)"""
-    return _compared("lite0", options.lite0_dense, options.lite0_pruned, options.data, LITE0_BARS, quick)
-
-
-def flight(options: argparse.Namespace, quick: bool) -> list[Figure]:
-    """updates up to convergence over North Dakota, pruned over dense (--dense, --pruned)"""
+def flight(options: argparse.Namespace) -> list[Figure]:
+    """What it means in the air."""
     from rows.pruned import measure_flight
 
     if not (options.dense and options.pruned):
         raise Skipped("give bundles with --dense and --pruned; the first pruned one flies")
-    return measure_flight(options.dense, options.pruned[0], quick, options.processes)
+    return measure_flight(options.dense, options.pruned[0], options.quick, options.processes)
 
 
-def sparsity24(_options: argparse.Namespace, quick: bool) -> list[Figure]:
-    """two zeros in every four weights, on a GPU"""
+def sparsity24(options: argparse.Namespace) -> list[Figure]:
+    """Two zeros in every four weights."""
     from rows.sparse import measure_sparsity24
 
-    return measure_sparsity24(quick)
+    return measure_sparsity24(options.quick)
 
 
-ROWS: dict[str, Callable[[argparse.Namespace, bool], list[Figure]]] = {
-    "equivalence": equivalence,
-    "latency_model": latency_model,
-    "descriptor": descriptor,
-    "curve": curve,
-    "lite0": lite0,
-    "flight": flight,
-    "sparsity24": sparsity24,
+ROWS: dict[str, Row[argparse.Namespace]] = {
+    "equivalence": Row(equivalence, "dead channels removed, proven equal; torch-simplify beside it"),
+    "latency_model": Row(latency_model, "latency predicted from layer times against measured; let nothing else run"),
+    "descriptor": Row(descriptor, "the pruned descriptor against the dense one (--dense, --pruned, --data)"),
+    "curve": Row(curve, "recall against latency over the rounds, by importance (--runs)"),
+    "lite0": Row(lite0, "the same for EfficientNet-Lite0 (--lite0-dense, --lite0-pruned, --data)"),
+    "flight": Row(flight, "updates up to convergence over North Dakota, pruned over dense (--dense, --pruned)"),
+    "sparsity24": Row(sparsity24, "two zeros in every four weights, on a GPU"),
 }
 
 
 def _compared(
-    prefix: str, dense: Path | None, pruned: list[Path], data: Path | None, bars: tuple[str, str], quick: bool
+    prefix: str, options: argparse.Namespace, dense: Path | None, pruned: list[Path], bars: tuple[str, str]
 ) -> list[Figure]:
     from rows.pruned import compare
 
-    if not (dense and pruned and data):
+    if not (dense and pruned and options.data):
         raise Skipped("give bundles of the dense and the pruned network, and --data with prepared places")
-    return compare(prefix, dense, pruned, data, bars, quick)
-
-
-def _rows(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in ROWS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    return names
+    return compare(prefix, dense, pruned, options.data, bars, options.quick)
 
 
 if __name__ == "__main__":

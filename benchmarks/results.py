@@ -1,8 +1,8 @@
 """The results of a benchmark: figures with their interval, bar and baseline, as JSON and as a table.
 
 A benchmark collects `Figure` values and calls `write_results`, which replaces the figures it was given,
-keeps every other one of the same file, and writes `<name>.json` and `<name>.md` atomically, so that an
-interrupted run leaves the last whole file behind.
+keeps every other one of the same file with the run that measured it, and writes `<name>.json` and `<name>.md`
+atomically, so that an interrupted run leaves the last whole file behind.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import platform
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -69,34 +70,70 @@ def write_results(
         the path of the JSON file.
     """
     path = directory / f"{name}.json"
-    known = {figure["id"]: figure for figure in _read_figures(path)}
-    known.update({figure.id: _rounded(figure) for figure in figures})
-    report = {
-        "benchmark": name,
+    run = {
         "command": command,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "machine": machine(),
         "versions": versions(),
         "seed": seed,
-        "figures": list(known.values()),
     }
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    write_atomically(path.with_suffix(".md"), markdown(report))
+    _add(path, name, [(_rounded(figure), run) for figure in figures])
     return path
 
 
+def merge_results(source: Path, target: Path) -> list[Figure]:
+    """Add another machine's results to those of the same benchmark.
+
+    Args:
+        source: JSON that `write_results` wrote there.
+        target: JSON that gets its figures, each with its run.
+
+    Returns:
+        the figures.
+    """
+    report = json.loads(source.read_text(encoding="utf-8"))
+    measured = _measured(report)
+    _add(target, report["benchmark"], measured)
+    return [figure_of(fields) for fields, _ in measured]
+
+
+def figure_of(fields: dict[str, Any]) -> Figure:
+    """A figure from its JSON, which knows no tuples."""
+    return Figure(**{**fields, "interval": fields["interval"] and tuple(fields["interval"])})
+
+
+Measured = list[tuple[dict[str, Any], dict[str, Any]]]
+"""Figures, each with the run that measured it, as JSON has them."""
+
+
+def _add(path: Path, name: str, measured: Measured) -> None:
+    """Put figures into a results file, in place of those of the same id, and write its page."""
+    before = _measured(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+    known = {figure["id"]: (figure, run) for figure, run in (*before, *measured)}
+    runs: list[dict[str, Any]] = []
+    for _, run in known.values():
+        if run not in runs:
+            runs.append(run)
+    runs.sort(key=lambda run: str(run["date"]))
+    figures = [{**figure, "run": runs.index(run)} for figure, run in known.values()]
+    report = {"benchmark": name, "runs": runs, "figures": figures}
+    write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path.with_suffix(".md"), markdown(report))
+
+
+def _measured(report: dict[str, Any]) -> Measured:
+    figures = [dict(figure) for figure in report["figures"]]
+    return [(figure, report["runs"][figure.pop("run")]) for figure in figures]
+
+
 def markdown(report: dict[str, Any]) -> str:
-    """The report as a page: the machine in a line, the figures as a table, the notes under it."""
-    machine_line = ", ".join(f"{value}" for value in report["machine"].values())
-    version_line = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
+    """The report as a page: the figures as a table, the notes and the runs under it."""
     lines = [
         f"# {report['benchmark']}",
         "",
-        f"`{report['command']}`, {report['date']}, seed {report['seed']}. {machine_line}. {version_line}.",
-        "",
-        "| id | value | 95 % interval | n | bar | baseline |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| id | value | 95 % interval | n | bar | baseline | run |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for figure in report["figures"]:
         low_high = figure["interval"]
@@ -104,13 +141,20 @@ def markdown(report: dict[str, Any]) -> str:
         known = figure["value"] is not None
         value = f"{_number(figure['value'])} {figure['unit'] if known else ''}".strip()
         cells = [f"`{figure['id']}`", value, interval, _number(figure["n"], ""), figure["bar"] or ""]
-        lines.append("| " + " | ".join([*cells, _number(figure["baseline"], "")]) + " |")
+        lines.append("| " + " | ".join([*cells, _number(figure["baseline"], ""), str(figure["run"] + 1)]) + " |")
     remarks = [
         f"- `{figure['id']}`: " + "; ".join(text for text in (figure["note"], figure["data"]) if text)
         for figure in report["figures"]
         if figure["note"] or figure["data"]
     ]
-    return "\n".join([*lines, "", *remarks, ""])
+    return "\n".join([*lines, "", *remarks, "", "## Runs", "", *map(_run, count(1), report["runs"]), ""])
+
+
+def _run(number: int, run: dict[str, Any]) -> str:
+    """When, how and on what figures were measured, in a line."""
+    machine_line = ", ".join(f"{value}" for value in run["machine"].values())
+    version_line = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
+    return f"{number}. {run['date']}, `{run['command']}`, seed {run['seed']}. {machine_line}. {version_line}."
 
 
 def machine() -> dict[str, Any]:
@@ -149,18 +193,18 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def command_line() -> str:
-    """The command that started this process, as a person would type it in the project's root."""
-    script = Path(sys.argv[0]).resolve()
-    root = RESULTS_DIR.parent.parent
-    shown = script.relative_to(root) if script.is_relative_to(root) else Path(script.name)
-    return " ".join(["python", shown.as_posix(), *sys.argv[1:]])
+    """The command that started this process, as a person would type it in the project's root.
+
+    Of paths elsewhere on this machine only the name is said.
+    """
+    return " ".join(["python", _shown(str(Path(sys.argv[0]).resolve())), *map(_shown, sys.argv[1:])])
 
 
-def _read_figures(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    figures: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["figures"]
-    return figures
+def _shown(word: str) -> str:
+    path, root = Path(word), RESULTS_DIR.parent.parent
+    if not path.is_absolute():
+        return word
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def _rounded(figure: Figure) -> dict[str, Any]:

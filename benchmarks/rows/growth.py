@@ -113,7 +113,8 @@ def _page(report: dict[str, Any], areas: Sequence[Series], footprints: Sequence[
     seconds, memory = areas
     updates, converged = footprints
     megabytes, shares = dict(memory), dict(converged)
-    machine = ", ".join(str(value) for value in report["machine"].values())
+    run = report["runs"][seconds[0][1]["run"]] if seconds else {"machine": {}}
+    machine = ", ".join(str(value) for value in run["machine"].values())
     lines = [
         "# How localization grows",
         "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from by_rows import Skipped
 from observation import HeightUnknown, Rough
 from results import Figure
 from scoring import inside95_pct
@@ -19,7 +20,7 @@ from rows.figures import (
     registration_figure,
     update_times,
 )
-from rows.run import Run, Skipped, of_bundle, of_data
+from rows.run import Run, of_bundle, of_data
 
 ND160 = judged(
     converged=">= 99.5", right=None, updates="<= 6", false="0", error_m="<= 4", inside95="90 - 98", sigma_ratio="<= 2"

@@ -22,10 +22,6 @@ WORLD_SEED = 7
 QUICK_PAIRS = 2
 
 
-class Skipped(Exception):
-    """A row that this invocation can't measure, and why; what was measured earlier stays as it is."""
-
-
 @dataclass(frozen=True)
 class Run:
     """One invocation: how much to fly, with what.

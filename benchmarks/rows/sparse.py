@@ -6,10 +6,9 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
+from by_rows import Skipped
 from results import Figure
 from torch.nn import functional
-
-from rows.run import Skipped
 
 WIDTH = 192
 VIEWS = 36 * 64

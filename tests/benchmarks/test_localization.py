@@ -11,11 +11,12 @@ from pathlib import Path
 import localization
 import numpy as np
 import pytest
+from by_rows import Row, Skipped
 from localization import ALL, ROWS
 from results import Figure
 from rows.figures import flight_figures, ncc_figures, share_figure
 from rows.north_dakota import ND160, measure_loo, measure_tuned
-from rows.run import Run, Skipped
+from rows.run import Run
 from rows.trust import measure_all
 from scoring import Track
 
@@ -103,7 +104,7 @@ def test_a_row_is_measured_once_for_each_state_of_the_code(
 
     monkeypatch.setattr(localization, "CACHE", tmp_path)
     monkeypatch.setattr(localization, "RESULTS_DIR", tmp_path)
-    monkeypatch.setattr(localization, "ROWS", {"made": localization.Row(measure, "made")})
+    monkeypatch.setattr(localization, "ROWS", {"made": Row(measure, "made")})
     for more, times in (([], 1), ([], 1), (["--again"], 2), (["--flights", "9"], 3)):
         monkeypatch.setattr(sys, "argv", ["localization.py", "--rows", "made,all", *more])
         assert localization.main() == 0

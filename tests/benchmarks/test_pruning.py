@@ -12,9 +12,9 @@ import pruning
 import pytest
 import torch
 from baselines import simplify
+from by_rows import Skipped
 from rows.pruned import Hits, _interval, _ratio_interval, measure_curve
 from rows.removal import measure_removal
-from rows.run import Skipped
 from scoring import Track
 from small_networks import family
 
@@ -22,13 +22,15 @@ from kittiwake_training.pruning.tradeoff import Point
 
 
 def test_rows_without_their_networks_are_skipped_with_the_reason() -> None:
-    options = argparse.Namespace(dense=None, pruned=[], data=None, lite0_dense=None, lite0_pruned=[], runs=[])
+    options = argparse.Namespace(
+        dense=None, pruned=[], data=None, lite0_dense=None, lite0_pruned=[], runs=[], quick=True
+    )
     for name in ("descriptor", "curve", "lite0", "flight"):
         with pytest.raises(Skipped, match="give"):
-            pruning.ROWS[name](options, True)
+            pruning.ROWS[name].measure(options)
     if not torch.cuda.is_available():
         with pytest.raises(Skipped, match="GPU"):
-            pruning.ROWS["sparsity24"](options, True)
+            pruning.ROWS["sparsity24"].measure(options)
 
 
 @pytest.mark.slow

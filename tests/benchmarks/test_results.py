@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import results
-from results import Figure, write_results
+from results import Figure, merge_results, write_results
 
 FIGURES = [
     Figure("nd160.converged", 99.123456, "%", 400, (98.0, 100.0), ">= 99.5", 50.0, "naip_nd", "declared"),
@@ -18,14 +18,16 @@ FIGURES = [
 def test_fields_are_those_of_the_architecture(tmp_path: Path) -> None:
     path = write_results("demo", FIGURES, command="python x.py", seed=5, directory=tmp_path)
     report = json.loads(path.read_text())
-    assert list(report) == ["benchmark", "command", "date", "machine", "versions", "seed", "figures"]
-    assert (report["benchmark"], report["command"], report["seed"]) == ("demo", "python x.py", 5)
+    assert list(report) == ["benchmark", "runs", "figures"]
+    (run,) = report["runs"]
+    assert list(run) == ["command", "date", "machine", "versions", "seed"]
+    assert (report["benchmark"], run["command"], run["seed"]) == ("demo", "python x.py", 5)
     first = report["figures"][0]
-    assert list(first) == ["id", "value", "unit", "n", "interval", "bar", "baseline", "data", "note"]
+    assert list(first) == ["id", "value", "unit", "n", "interval", "bar", "baseline", "data", "note", "run"]
     assert first["value"] == 99.12 and first["interval"] == [98.0, 100.0]
     assert report["figures"][1]["value"] is None
-    assert {"cpu", "cores", "memory", "system"} <= set(report["machine"])
-    assert {"python", "numpy"} <= set(report["versions"])
+    assert {"cpu", "cores", "memory", "system"} <= set(run["machine"])
+    assert {"python", "numpy"} <= set(run["versions"])
 
 
 def test_other_figures_stay_and_known_ones_are_replaced_in_place(tmp_path: Path) -> None:
@@ -37,10 +39,38 @@ def test_other_figures_stay_and_known_ones_are_replaced_in_place(tmp_path: Path)
     assert list(found) == ["nd160.converged", "nd160.error_m", "speed.update_s"]
 
 
+def test_every_figure_keeps_the_run_that_measured_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_results("demo", FIGURES, command="a", seed=5, directory=tmp_path)
+    monkeypatch.setattr(results, "machine", lambda: {"cpu": "another one"})
+    path = write_results("demo", [Figure("nd160.error_m", 4.0, "m")], command="b", seed=6, directory=tmp_path)
+    report = json.loads(path.read_text())
+    commands = {figure["id"]: report["runs"][figure["run"]]["command"] for figure in report["figures"]}
+    assert commands == {"nd160.converged": "a", "nd160.error_m": "b"}
+    page = path.with_suffix(".md").read_text()
+    assert "| 4 m |  |  |  |  | 2 |" in page
+    assert "`b`, seed 6. another one." in page
+    path = write_results("demo", [Figure("nd160.converged", 1.0)], command="c", seed=7, directory=tmp_path)
+    assert {run["command"] for run in json.loads(path.read_text())["runs"]} == {"b", "c"}, "a is no figure's any more"
+
+
+def test_another_machines_figures_come_with_their_runs(tmp_path: Path) -> None:
+    write_results("demo", FIGURES, command="a", seed=5, directory=tmp_path)
+    there = write_results(
+        "demo", [Figure("gpu.x", 2.0, "x", interval=(1.0, 3.0))], command="g", seed=1, directory=tmp_path / "g"
+    )
+    assert merge_results(there, tmp_path / "demo.json") == [Figure("gpu.x", 2.0, "x", interval=(1.0, 3.0))]
+    report = json.loads((tmp_path / "demo.json").read_text())
+    assert {figure["id"]: report["runs"][figure["run"]]["command"] for figure in report["figures"]} == {
+        "nd160.converged": "a",
+        "nd160.error_m": "a",
+        "gpu.x": "g",
+    }
+
+
 def test_table_shows_value_interval_bar_and_baseline(tmp_path: Path) -> None:
     path = write_results("demo", FIGURES, command="a", seed=5, directory=tmp_path)
     table = path.with_suffix(".md").read_text()
-    assert "| `nd160.converged` | 99.12 % | 98 – 100 | 400 | >= 99.5 | 50 |" in table
+    assert "| `nd160.converged` | 99.12 % | 98 – 100 | 400 | >= 99.5 | 50 | 1 |" in table
     assert "| `nd160.error_m` | not measured |" in table
 
 
@@ -60,3 +90,10 @@ def test_an_interrupted_write_leaves_the_last_file_whole(tmp_path: Path, monkeyp
 def test_nan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_results("demo", [Figure("x", float("nan"))], command="a", seed=1, directory=tmp_path)
+
+
+def test_the_command_tells_nothing_of_this_machines_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = results.RESULTS_DIR.parent.parent
+    words = [str(root / "benchmarks" / "x.py"), "--rows", "a,b", "--data", "/home/somebody/places", str(root / "out/a")]
+    monkeypatch.setattr(results.sys, "argv", words)
+    assert results.command_line() == "python benchmarks/x.py --rows a,b --data places out/a"
