@@ -28,7 +28,7 @@ from kittiwake_runtime.engines.base import golden_errors
 from kittiwake_runtime.engines.select import open_engine
 from kittiwake_runtime.fields import Fields
 from kittiwake_runtime.manifest import FORMAT_VERSION, PRECISIONS, parse_manifest
-from kittiwake_training.checkpoint import load_checkpoint
+from kittiwake_training.checkpoint import FIELDS, load_checkpoint
 from kittiwake_training.tasks import Calibration, Task, Trial, find_task
 
 MODEL = "model.onnx"
@@ -38,20 +38,7 @@ MODEL_INT8_TENSORRT = "model.int8.tensorrt.onnx"
 MODEL_FP8 = "model.fp8.onnx"
 QUANTIZED = ("int8", "fp8")
 _HALF_SAMPLES = 4
-_COPIED = (
-    "name",
-    "task",
-    "licence",
-    "description",
-    "inputs",
-    "outputs",
-    "dims",
-    "preprocessing",
-    "calibration",
-    "tolerance",
-    "training",
-    "metrics",
-)
+_COPIED = tuple(field for field in FIELDS if field != "model")
 _COPIED_IF_THERE = ("provider_options",)
 
 
