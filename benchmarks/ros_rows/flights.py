@@ -63,7 +63,7 @@ def measure_parity(plan: Plan) -> list[Figure]:
         peer.publish_to(["/imu", "/odometry", "/range", "/camera/image"])
         peer.listen_to(f"{NODE}/navsat")
         peer.activate()
-        for frame, fix in zip(tqdm(frames, desc="parity", unit="image"), expected, strict=True):
+        for frame, fix in zip(tqdm(frames, desc="parity", unit="image", disable=None), expected, strict=True):
             at = frame.odometry
             odometry = (at.x_m, at.y_m, math.radians(at.yaw_deg))
             publish_sample(peer, Sample(frame.time_s, frame.attitude_rad, frame.height_agl_m, odometry))
@@ -96,7 +96,7 @@ def measure_consistency(plan: Plan) -> list[Figure]:
     updates = plan.count(40, 20)
     with ProcessPoolExecutor(plan.processes, mp_context=get_context("spawn")) as pool:
         flights = pool.map(partial(squared_errors, updates=updates), seeds, seasons)
-        flown = list(tqdm(flights, total=number, desc="consistency", unit="flight"))
+        flown = list(tqdm(flights, total=number, desc="consistency", unit="flight", disable=None))
     found = [errors for errors in flown if len(errors)]
     data = f"{of_world(SIDE_M)}, {number} flights of {updates} updates, as many in each season"
     if not found:

@@ -90,7 +90,9 @@ def circle_pictures() -> np.ndarray:
         world = World(WORLD_SEED)
         taken = [
             photograph(world, VGA, Truth(x, y, heading, 0.0, 0.0, HEIGHT_M), "autumn", 1)
-            for x, y, heading in tqdm([on_circle(i / PICTURES) for i in range(PICTURES)], desc="pictures", unit="image")
+            for x, y, heading in tqdm(
+                [on_circle(i / PICTURES) for i in range(PICTURES)], desc="pictures", unit="image", disable=None
+            )
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path.with_suffix(".part.npy"), np.stack(taken))
@@ -115,7 +117,7 @@ def fly_circle(peer: Peer, pictures: np.ndarray, seconds: float, look: Callable[
     round_s = math.tau * RADIUS_M / SPEED_M_S
     start, sent = time.time(), 0
     x0, y0, heading0 = on_circle(0.0)
-    for tick in tqdm(range(ticks), desc="circle", unit="tick"):
+    for tick in tqdm(range(ticks), desc="circle", unit="tick", disable=None):
         if look is not None and tick % max(ticks // LOOKS, 1) == 0:
             look(tick / SENSOR_HZ)
         due = start + tick / SENSOR_HZ
@@ -213,7 +215,7 @@ def fly_slowly(slow_s: float, seconds: float) -> tuple[list[float], np.ndarray]:
             peer.activate()
             where = peer.until(lambda: peer.heard["/truth_navsat"], "the simulator")[-1]
             tell(peer, where.latitude, where.longitude)
-            for _ in tqdm(range(int(seconds)), desc=f"{slow_s:g} s late", unit="s"):
+            for _ in tqdm(range(int(seconds)), desc=f"{slow_s:g} s late", unit="s", disable=None):
                 peer.spin(1.0)
         state = peer.state()
     origin = Enu(float(state["map_origin_lat_deg"]), float(state["map_origin_lon_deg"]))

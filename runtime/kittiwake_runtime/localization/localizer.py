@@ -43,7 +43,9 @@ class LocalizerConfig:
         converged_elsewhere: largest probability of being elsewhere when convergence is declared.
         converged_evidence: least mean evidence (nats a frame) of the last `evidence_frames` then.
         evidence_frames: how many matches have to agree.
-        lost_elsewhere: probability of being elsewhere above which it is lost.
+        doubtful_elsewhere: probability of being elsewhere above which it is lost: no fix is published, but what the
+            belief holds is still the best that is known.
+        lost_elsewhere: probability of being elsewhere above which that is given up, and all of the map searched again.
         max_radius_m: 95 % radius above which a fix that is only carried forward is lost.
         least_move: share of the footprint to move before a view counts as news; hover sharpens nothing.
         filter: what the filter assumes.
@@ -54,6 +56,7 @@ class LocalizerConfig:
     converged_elsewhere: float = 0.01
     converged_evidence: float = 1.0
     evidence_frames: int = 3
+    doubtful_elsewhere: float = 0.1
     lost_elsewhere: float = 0.5
     max_radius_m: float = 400.0
     least_move: float = 0.25
@@ -232,12 +235,14 @@ class Localizer:
         config, elsewhere = self.config, self.filter.elsewhere
         narrow = moments.std_m < config.converged_std_m
         if self.state == "converged":
-            if elsewhere > config.lost_elsewhere or radius_m(covariance, 0.95) > config.max_radius_m:
-                self.state = "lost"
+            far = radius_m(covariance, 0.95) > config.max_radius_m
+            doubtful = elsewhere > config.doubtful_elsewhere or (matched and not narrow)
+            if not far and not doubtful:
+                return
+            self.state = "lost"
+            if far or elsewhere > config.lost_elsewhere:
                 self.filter.widen()
                 self._evidence.clear()
-            elif matched and not narrow:
-                self.state = "lost"  # by a little: what the belief holds is still the best that is known
             return
         agreeing = len(self._evidence) == config.evidence_frames and (
             sum(self._evidence) / config.evidence_frames >= config.converged_evidence
@@ -255,6 +260,8 @@ class Localizer:
             return lead + why
         if self.filter.elsewhere > self.config.lost_elsewhere:
             return lead + "what the camera sees is not on this map"
+        if self.filter.elsewhere > self.config.doubtful_elsewhere:
+            return lead + f"what the camera sees fits here badly (elsewhere: {100 * self.filter.elsewhere:.0f} %)"
         if moments.std_m >= self.config.converged_std_m:
             return lead + f"several places fit (spread {moments.std_m:.0f} m)"
         return lead + "waiting for more frames to agree"
