@@ -104,6 +104,30 @@ def test_over_another_place_it_never_converges(country: Any, country_maker: Call
     assert "not on this map" in found[-1][0].reason
 
 
+@pytest.mark.parametrize(("doubt", "given_up"), [(0.05, None), (0.2, False), (0.6, True)])
+def test_a_doubtful_place_is_no_fix_and_is_given_up_only_above_half(
+    country: Any, doubt: float, given_up: bool | None
+) -> None:
+    localizer, legs = start(country), list(itertools.islice(country.walk(1), 16))
+    before, _ = flown(localizer, country, legs[:12])[-1]
+    assert before.is_believed
+    localizer.filter.elsewhere = doubt
+    fix = localizer.update(legs[12][0], None, time_s=60.0, reason="blind")
+    if given_up is None:
+        assert fix.is_believed
+        return
+    assert fix.state == "lost"
+    assert fix.reason == "lost: blind"
+    assert localizer.filter.covers_map == given_up
+    after = [
+        localizer.update(step, country.view(*pose, noise=n), time_s=65.0 + 5 * n)
+        for n, (step, pose) in enumerate(legs[13:])
+    ]
+    if not given_up:  # the next frames that fit dispel it
+        assert after[0].is_believed or "fits here badly" in after[0].reason
+        assert after[-1].is_believed and off_m(after[-1], legs[-1][1]) < 20
+
+
 def test_it_converges_after_it_flies_in(country_maker: Callable[..., Any]) -> None:
     wide = country_maker(beyond=100)
     west, south, _, _ = wide.index.bounds_m
