@@ -36,7 +36,7 @@ def require(what: str) -> None:
     if find_spec("modelopt") is None:
         raise ExportError(
             f"{what} needs NVIDIA's modelopt, which is not installed",
-            "docs/engines.md says how to install it beside ONNX Runtime",
+            "pip install 'kittiwake-export[modelopt]'",
         )
 
 

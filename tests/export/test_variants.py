@@ -21,7 +21,7 @@ from kittiwake_export.variants import judge
 from kittiwake_runtime import Bundle, open_engine
 from kittiwake_runtime.cli import main
 from kittiwake_runtime.engines import tensorrt_library
-from kittiwake_runtime.engines.base import DeviceUnavailable
+from kittiwake_runtime.engines.errors import DeviceUnavailable
 from kittiwake_runtime.engines.profiles import profile_sizes
 from kittiwake_runtime.engines.tensorrt_build import BuildOrder, build
 from kittiwake_runtime.errors import EngineError
@@ -157,7 +157,7 @@ def test_tensorrt_rtx_builds_it_ahead_of_time(bundle: Bundle, precision: str, sm
 
 @pytest.fixture(scope="module")
 def by_modelopt(checkpoint: Callable[..., Path], tmp_path_factory: Any) -> Bundle:
-    pytest.importorskip("modelopt", reason="NVIDIA's modelopt is not installed; docs/engines.md says how")
+    pytest.importorskip("modelopt", reason="NVIDIA's modelopt is not installed: kittiwake-export[modelopt]")
     root = tmp_path_factory.mktemp("modelopt")
     plain = export(checkpoint("test.lenient"), root / "plain")  # fp8 loses 2.8 %
     return add_variants(plain, root / "awkward", ["int8", "fp8"], root, by_modelopt=True)

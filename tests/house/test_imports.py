@@ -48,6 +48,7 @@ DISTRIBUTIONS = {
     "cuda": "cuda-bindings",
     "cv2": "opencv-python-headless",
     "lightning": "lightning-fabric",  # the larger package, which holds the same
+    "modelopt": "nvidia-modelopt",
     "yaml": "pyyaml",
 }
 # Declared, and yet imported nowhere in the package: the reason.
@@ -55,6 +56,10 @@ UNSEEN = {
     ("runtime", "tensorrt-rtx-cu13-bindings"): "whichever TensorRT is installed is imported by its name",
     ("runtime", "tensorrt-rtx-cu13-libs"): "the bindings load it",
     ("export", "onnxscript"): "torch.onnx's exporter imports it",
+    ("export", "onnx-graphsurgeon"): "modelopt imports it, and the next three",
+    ("export", "polygraphy"): "",
+    ("export", "lief"): "",
+    ("export", "cppimport"): "",
     ("export", "kittiwake-training"): "its entry points name the models that checkpoints are of",
 }
 

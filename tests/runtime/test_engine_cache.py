@@ -18,9 +18,9 @@ import pytest
 from kittiwake_runtime import Bundle, EngineError
 from kittiwake_runtime.bundle import write_bundle
 from kittiwake_runtime.engines import cache, tensorrt_library
-from kittiwake_runtime.engines.base import DamagedEngine, NoMemory
 from kittiwake_runtime.engines.cache import Recipe, build_engine, clean, engines, find_engine, make_recipe
 from kittiwake_runtime.engines.cuda import Gpu, gpu_ahead_of_time
+from kittiwake_runtime.engines.errors import DamagedEngine, NoMemory
 from kittiwake_runtime.engines.profiles import parse_sizes
 from kittiwake_runtime.engines.tensorrt_library import Library
 

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from kittiwake_runtime import Bundle, EngineError, open_engine
-from kittiwake_runtime.engines.base import DeviceUnavailable, Engine, WrongGpu, golden_errors
+from kittiwake_runtime.engines.base import Engine, golden_errors
+from kittiwake_runtime.engines.errors import DeviceUnavailable, WrongGpu
 
 pytestmark = pytest.mark.cuda
 

@@ -16,9 +16,16 @@ import pytest
 from kittiwake_runtime import Bundle, EngineError, open_engine
 from kittiwake_runtime.cli import main
 from kittiwake_runtime.engines import tensorrt_library
-from kittiwake_runtime.engines.base import BadPlugin, DamagedEngine, DeviceUnavailable, NoMemory, WrongGpu, WrongVersion
 from kittiwake_runtime.engines.cache import build_engine, make_recipe
 from kittiwake_runtime.engines.cuda import gpu_ahead_of_time
+from kittiwake_runtime.engines.errors import (
+    BadPlugin,
+    DamagedEngine,
+    DeviceUnavailable,
+    NoMemory,
+    WrongGpu,
+    WrongVersion,
+)
 from kittiwake_runtime.engines.profiles import profile_sizes
 from kittiwake_runtime.engines.tensorrt_build import BuildOrder, build
 from kittiwake_runtime.engines.tensorrt_library import named

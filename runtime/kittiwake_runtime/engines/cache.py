@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from kittiwake_runtime.bundle import CARD, GOLDEN, Bundle
-from kittiwake_runtime.engines import base, tensorrt_library
-from kittiwake_runtime.engines.base import DamagedEngine, NoMemory
+from kittiwake_runtime.engines import errors, tensorrt_library
 from kittiwake_runtime.engines.cuda import Gpu
+from kittiwake_runtime.engines.errors import DamagedEngine, NoMemory
 from kittiwake_runtime.engines.profiles import Sizes, profile_sizes
 from kittiwake_runtime.engines.tensorrt_build import BuildOrder, Layers, Progress, order_to_json
 from kittiwake_runtime.errors import BundleError, EngineError
@@ -298,7 +298,7 @@ def _failure(order: BuildOrder, answer: Mapping[str, Any], status: int, last_wor
     if answer.get("kind") == "OSError":
         return OSError(answer["errno"], answer["error"])
     if "error" in answer:
-        kind: type[EngineError] = getattr(base, answer["kind"], EngineError)
+        kind: type[EngineError] = getattr(errors, answer["kind"], EngineError)
         return kind(answer["error"], answer["hint"])
     if status == -signal.SIGKILL:
         return NoMemory(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kittiwake_runtime.engines.base import DeviceUnavailable, NoMemory
+from kittiwake_runtime.engines.errors import DeviceUnavailable, NoMemory
 from kittiwake_runtime.errors import EngineError
 
 LEGACY_STREAM = 1

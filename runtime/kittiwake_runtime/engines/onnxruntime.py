@@ -13,8 +13,9 @@ import numpy as np
 import onnxruntime as ort
 
 from kittiwake_runtime.bundle import Bundle
-from kittiwake_runtime.engines.base import Arrays, DeviceUnavailable, Engine, EngineReport
+from kittiwake_runtime.engines.base import Arrays, Engine, EngineReport
 from kittiwake_runtime.engines.cuda import Device
+from kittiwake_runtime.engines.errors import DeviceUnavailable
 from kittiwake_runtime.engines.gpu import GpuEngine, Plan, Shapes
 from kittiwake_runtime.engines.profiles import profile_sizes, shapes
 from kittiwake_runtime.errors import EngineError

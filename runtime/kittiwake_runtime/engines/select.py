@@ -100,7 +100,7 @@ def _open(bundle: Bundle, variant: Variant, device: str, threads: int | None, re
 def _may_go_on(device: str, error: EngineError) -> bool:
     """Whether the next device may do what this one can't. An engine of TensorRT may be missing or unfit without
     anything being wrong with the bundle; ONNX Runtime refuses a network only when something is."""
-    from kittiwake_runtime.engines.base import DeviceUnavailable, NoMemory
+    from kittiwake_runtime.engines.errors import DeviceUnavailable, NoMemory
 
     return device == "tensorrt" or (device != "cpu" and isinstance(error, DeviceUnavailable | NoMemory))
 

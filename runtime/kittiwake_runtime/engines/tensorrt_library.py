@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from kittiwake_runtime.engines.base import (
+from kittiwake_runtime.engines.errors import (
     BadPlugin,
     DamagedEngine,
     DeviceUnavailable,
