@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, cast
@@ -162,13 +163,22 @@ _method: Fly | None = None
 
 
 def _settle(cores: Queue[int], prepare: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
-    """Hold this process to one core, then prepare it for its work."""
+    """Hold this process to one core and to its parent's life, then prepare it for its work."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     number = cores.get()
     if hasattr(os, "sched_setaffinity"):
         usable = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {usable[number % len(usable)]})
     if prepare is not None:
         prepare(*args)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed leaves its processes waiting for work, and all that they hold in memory."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _be(method: Fly) -> None:
