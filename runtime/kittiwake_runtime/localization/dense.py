@@ -19,8 +19,8 @@ from .map_index import MapIndex
 Complex64 = npt.NDArray[np.complex64]
 
 SLOPE = 20.0
-"""Of the log-likelihood on the correlation. Places that no descriptor was trained on (`season_train`, two dates of
-one or two years) ask for 30, ground that changed for a decade for 16."""
+"""Of the log-likelihood on the correlation, where the map has a pixel for every sample. Places that no descriptor was
+trained on (`season_train`, two dates of one or two years) ask for 30, ground that changed for a decade for 16."""
 
 NULL = 0.1
 """Share of frames that the correlation must not decide."""
@@ -38,6 +38,8 @@ class DenseMatcher:
 
     def __init__(self, index: MapIndex) -> None:
         self.index = index
+        # Imagery coarser than the samples has fewer independent ones, which say as much less.
+        self._slope = SLOPE * min(1.0, index.gsd_m / index.meta.imagery_gsd_m) ** 2
 
     def ratios(
         self, belief: Belief, planes: list[int], views: Float32, lever: Float64, exponent: float
@@ -78,7 +80,7 @@ class DenseMatcher:
             flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
             cv2.warpAffine(surface, to_surface, size, out, flags=flags, borderMode=cv2.BORDER_REPLICATE)
         mass = belief.mass[planes][:, rows, cols]
-        return _fair(found, mass, exponent), window
+        return _fair(found, mass, self._slope, exponent), window
 
     def _map_field(self, west: float, top: float, size_m: list[float]) -> tuple[Complex64, Float32]:
         gsd = self.index.gsd_m
@@ -146,9 +148,9 @@ def _occupied(belief: Belief) -> tuple[slice, slice]:
     return spans[0], spans[1]
 
 
-def _fair(found: Float32, mass: Float32, exponent: float) -> Float32:
+def _fair(found: Float32, mass: Float32, slope: float, exponent: float) -> Float32:
     """Ratios whose mean over the belief is one before they are tempered."""
-    ratio = np.exp(SLOPE * (found - found.max()))
+    ratio = np.exp(slope * (found - found.max()))
     mean = float((ratio * mass).sum(dtype=np.float64)) / max(float(mass.sum(dtype=np.float64)), 1e-300)
     fair = (1 - NULL) * ratio / max(mean, 1e-12) + NULL
     return np.asarray(fair**exponent, np.float32)

@@ -205,6 +205,7 @@ def _describe_map(rasters: MapSource, footprint_m: float, model: Bundle) -> MapM
         bundle_name=model.name,
         bundle_sha256=model.sha256,
         imagery_date=None,
+        imagery_gsd_m=rasters.gsd_m,
         source="",
         licence="",
         georef_sigma_m=DEFAULT_GEOREF_SIGMA_M,

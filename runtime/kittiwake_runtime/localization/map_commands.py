@@ -187,6 +187,7 @@ def _facts(index: MapIndex, camera: str | None = None) -> dict[str, Any]:
         "age_years": None if age is None else round(age.days / 365.25, 2),
         "source": index.source,
         "licence": index.licence,
+        "imagery_gsd_m": index.meta.imagery_gsd_m,
         "georef_sigma_m": index.georef_sigma_m,
         "proj": proj,
         "bundle": {"name": index.meta.bundle_name, "sha256": index.bundle_sha256},
@@ -225,7 +226,8 @@ def _describe(facts: dict[str, Any]) -> str:
         f"pictures   {f['picture_gsd_m']:.2f} m a pixel",
         f"grid       {f['crs']}",
         *(f"PROJ       {_operation(operation)}" for operation in operations if operation),
-        f"imagery    {f['imagery_date'] or 'of an unknown date'}{age}; source {f['source'] or 'not said'}; "
+        f"imagery    {f['imagery_date'] or 'of an unknown date'}{age}, {f['imagery_gsd_m']:.3g} m a pixel; "
+        f"source {f['source'] or 'not said'}; "
         f"licence {f['licence'] or 'not said'}",
         f"exact to   {f['georef_sigma_m']:g} m (one standard deviation per axis)",
         f"model      {f['bundle']['name']} {f['bundle']['sha256'][:12]}",

@@ -68,6 +68,7 @@ class MapMeta:
         scale: a descriptor is its int8 values times this.
         bundle_name, bundle_sha256: the model that made it.
         imagery_date: day of the imagery, ``YYYY-MM-DD``; None when unknown.
+        imagery_gsd_m: size of a pixel of the rasters.
         source, licence: of the imagery; may be empty.
         georef_sigma_m: standard deviation of the imagery's place on the ground, per axis.
         proj: PROJ's operations, as `MapSource.operations` gives them.
@@ -87,6 +88,7 @@ class MapMeta:
     bundle_name: str
     bundle_sha256: str
     imagery_date: str | None
+    imagery_gsd_m: float
     source: str
     licence: str
     georef_sigma_m: float
@@ -130,8 +132,8 @@ def encode_header(meta: MapMeta, sections: dict[str, Section], length: int = 0) 
         "chunk_bytes": CHUNK_BYTES,
         "file_bytes": sections["tiles"].offset + sections["tiles"].length,
     }
-    same = ("crs", "rows", "cols", "dim", "cell_m", "footprint_m", "scale", "imagery_date", "source",
-            "licence", "georef_sigma_m", "proj", "files")  # fmt: skip
+    same = ("crs", "rows", "cols", "dim", "cell_m", "footprint_m", "scale", "imagery_date",
+            "imagery_gsd_m", "source", "licence", "georef_sigma_m", "proj", "files")  # fmt: skip
     value.update({name: getattr(meta, name) for name in same})
     text = json.dumps(value, sort_keys=True).encode()
     text = text.ljust(length - PREAMBLE.size - hashlib.sha256().digest_size)
@@ -192,6 +194,7 @@ def _parse(fields: Fields) -> tuple[MapMeta, dict[str, Section]]:
         bundle_name=bundle.text("name"),
         bundle_sha256=bundle.text("sha256"),
         imagery_date=None if imagery_date is None else check_date(imagery_date),
+        imagery_gsd_m=fields.number("imagery_gsd_m", least=1e-3) if "imagery_gsd_m" in fields else cell_m / 2,
         source=fields.text("source", empty=True),
         licence=fields.text("licence", empty=True),
         georef_sigma_m=fields.number("georef_sigma_m", least=0.0),

@@ -359,8 +359,8 @@ def make_country(
     meta = MapMeta(
         crs=Grid.from_crs(crs).wkt, west_m=west_m - COUNTRY_CELL_M / 2, north_m=north_m + COUNTRY_CELL_M / 2,
         rows=rows, cols=cols, dim=PROJECTIONS, cell_m=COUNTRY_CELL_M, footprint_m=DISC_PX * COUNTRY_GSD_M,
-        scale=SCALE, bundle_name="noise", bundle_sha256=engine.bundle.sha256, imagery_date=None, source="",
-        licence="", georef_sigma_m=2.0, proj={}, files=("noise.tif",),
+        scale=SCALE, bundle_name="noise", bundle_sha256=engine.bundle.sha256, imagery_date=None,
+        imagery_gsd_m=COUNTRY_GSD_M, source="", licence="", georef_sigma_m=2.0, proj={}, files=("noise.tif",),
         levels=make_levels(rows, cols, COUNTRY_CELL_M, COUNTRY_GSD_M),
     )  # fmt: skip
     with MapWriter(folder / "country.kwmap", meta) as writer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kittiwake_runtime.localization.belief import gaussian, uniform
-from kittiwake_runtime.localization.dense import DenseMatcher, correlation, orientation_field
+from kittiwake_runtime.localization.dense import NULL, DenseMatcher, correlation, orientation_field
 from kittiwake_runtime.localization.descriptor import rotated_views
 from kittiwake_runtime.localization.footprint import disc_mask
 
@@ -85,3 +87,22 @@ def test_beyond_the_map_every_state_explains_a_view_alike(country: Any) -> None:
     views = rotated_views(country.view(index.e0 + 500, index.n0 - 500, 0.0), belief.headings[:1])
     ratios, _ = DenseMatcher(index).ratios(belief, [0], views, np.zeros((36, 2)), 1.0)
     assert ratios == pytest.approx(1)
+
+
+def test_coarse_imagery_says_less(country: Any) -> None:
+    """Pixels of twice the samples' size are a quarter as many: so is the logarithm of what they say."""
+    index = copy.copy(country.index)
+    belief = uniform(40, 40, index.e0 + 630.0, index.n0 - 840.0, 2.5, 36)
+    views = rotated_views(country.view(index.e0 + 680, index.n0 - 890, 0.0), belief.headings[:1])
+
+    def spread() -> float:
+        """Of the log-likelihood over the states, the null's floor taken off."""
+        ratios, _ = DenseMatcher(index).ratios(belief, [0], views, np.zeros((36, 2)), 1.0)
+        logs = np.log(np.maximum(ratios.astype(np.float64) - NULL, 1e-300))
+        return float(logs.max() - np.quantile(logs, 0.9))
+
+    fine = spread()
+    index.meta = replace(index.meta, imagery_gsd_m=2 * index.gsd_m)
+    assert spread() == pytest.approx(fine / 4, rel=0.05)
+    index.meta = replace(index.meta, imagery_gsd_m=index.gsd_m / 3)
+    assert spread() == pytest.approx(fine)

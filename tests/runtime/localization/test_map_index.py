@@ -45,6 +45,7 @@ def make_meta(rows: int, cols: int, gsd_m: float = CELL_M / 2) -> MapMeta:
         bundle_name="box",
         bundle_sha256="ab" * 32,
         imagery_date="2024-06-01",
+        imagery_gsd_m=gsd_m,
         source="a survey",
         licence="CC0",
         georef_sigma_m=4.0,
@@ -125,6 +126,21 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
         assert index.meta == make_meta(300, 350)
         index.verify()
     assert [entry.name for entry in tmp_path.iterdir()] == ["area.kwmap"]
+
+
+def test_an_index_from_before_that_says_nothing_of_its_pixels_can_be_opened(tmp_path: Path) -> None:
+    import hashlib
+
+    path = tmp_path / "area.kwmap"
+    write_map(path)
+    raw = path.read_bytes()
+    length = header_length(path)
+    header = json.loads(raw[16 : 16 + length])
+    del header["imagery_gsd_m"]
+    start = raw[:16] + json.dumps(header).encode().ljust(length)
+    path.write_bytes(start + hashlib.sha256(start).digest() + raw[len(start) + 32 :])
+    with MapIndex.open(path) as index:
+        assert index.meta.imagery_gsd_m == index.gsd_m
 
 
 def test_the_layout_is_that_of_the_page(tmp_path: Path) -> None:
@@ -249,6 +265,7 @@ def test_files_that_are_no_index_are_refused(tmp_path: Path) -> None:
         ("bundle", {"name": "box"}, "bundle.sha256"),
         ("affine", [1, 2, 3], "affine"),
         ("imagery_date", "June", "date"),
+        ("imagery_gsd_m", 0, "imagery_gsd_m"),
         ("sections", {}, "sections.descriptors"),
     ],
 )
