@@ -106,7 +106,7 @@ def test_a_missing_field_is_named(make_bundle: Make, field: str) -> None:
         (("dims", "L", "max"), 1, r"field `dims\.L\.max` is 1; expected a whole number ≥ 4"),
         (("dims",), {}, r"field `dims` is \[\]; expected a range for each of \['L', 'N'\]"),
         (("variants", "fp32", "file"), "other.onnx", r"field `variants\.fp32\.file`"),
-        (("variants",), {"fp8": {}}, "field `variants`"),
+        (("variants",), {"fp4": {}}, "field `variants`"),
         (("tolerance",), float("nan"), "field `tolerance` is nan; expected a finite number"),
         (("training", "seed"), "0", r"field `training\.seed` is '0'; expected a whole number"),
         (("metrics", 0, "n"), 0, r"field `metrics\[0\]\.n` is 0"),
