@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from by_rows import is_quick, say
 from results import RESULTS_DIR, Figure, command_line, write_results
 
 SEED = 0
@@ -40,7 +41,7 @@ TINY = (
 
 def main() -> int:
     """Train on one and on two, and compare."""
-    options, quick = parse_options(), os.environ.get("QUICK", "0") not in ("", "0")
+    options, quick = parse_options(), is_quick()
     import torch
 
     if not quick and torch.cuda.device_count() < max(DEVICES):
@@ -63,8 +64,7 @@ def keep(figures: list[Figure], options: argparse.Namespace, quick: bool) -> Non
     """Write figures and say them, as soon as they are there."""
     name = "training.quick" if quick else "training"
     path = write_results(name, figures, command=command_line(), seed=SEED, directory=options.output)
-    for figure in figures:
-        print(f"{figure.id:28} {figure.value:>12.5g} {figure.unit}", flush=True)
+    say(figures)
     print(f"wrote {path} and {path.with_suffix('.md').name}")
 
 
