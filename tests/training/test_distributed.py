@@ -130,7 +130,7 @@ def test_shared_statistics_alone_are_plain_batch_normalization(tmp_path: Path) -
         torch.manual_seed(0)
         plain = torch.nn.Sequential(torch.nn.Conv2d(2, 5, 3, bias=False), torch.nn.BatchNorm2d(5, momentum=0.05))
         torch.nn.init.uniform_(plain[1].weight)
-        shared = share_statistics(torch.nn.Sequential(*plain))
+        shared = share_statistics(torch.nn.Sequential(*plain), torch.device("cpu"))
         other = torch.nn.Sequential(torch.nn.Conv2d(2, 5, 3, bias=False), torch.nn.BatchNorm2d(5, momentum=0.05))
         other.load_state_dict(shared.state_dict())
         x = torch.randn(4, 2, 8, 8)

@@ -56,16 +56,18 @@ class Peers:
 ALONE = Peers()
 
 
-def share_statistics(module: nn.Module) -> nn.Module:
+def share_statistics(module: nn.Module, device: torch.device) -> nn.Module:
     """Replace every ``nn.BatchNorm2d`` inside by one whose statistics are those of all processes together.
 
-    Parameters, buffers and their names stay as they are. (``nn.SyncBatchNorm`` does the same on GPUs alone.)
+    Parameters, buffers and their names stay as they are. GPUs get torch's ``nn.SyncBatchNorm``, which knows no CPU.
     """
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
             setattr(module, name, _SharedBatchNorm.like(child))
         else:
-            share_statistics(child)
+            share_statistics(child, device)
     return module
 
 
@@ -153,7 +155,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _SharedBatchNorm(nn.BatchNorm2d):
-    """Batch normalization over the batches of all processes (Ioffe and Szegedy, arXiv 1502.03167)."""
+    """Batch normalization over the batches of all processes, on CPUs (Ioffe and Szegedy, arXiv 1502.03167)."""
 
     @classmethod
     def like(cls, norm: nn.BatchNorm2d) -> _SharedBatchNorm:

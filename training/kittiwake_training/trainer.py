@@ -119,7 +119,7 @@ def fit(
         TrainingError: the state is of another run, or the loss is not finite.
     """
     if fabric.world_size > 1:
-        share_statistics(module)
+        share_statistics(module, fabric.device)
     optimizer = torch.optim.AdamW(_groups(module, config.weight_decay), lr=config.learning_rate)
     wrapped, optimizer = fabric.setup(module, optimizer)
     wrapped.train()

@@ -19,6 +19,7 @@ would, and several processes see together what one would see alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,12 +33,13 @@ from kittiwake_training.localization.model import CELL_PX, DISC_PX, HALO_PX
 from kittiwake_training.localization.places import WORLD, Place
 from kittiwake_training.localization.views import (
     AugmentationConfig,
+    Chance,
     disc,
     margin_px,
     mix_to_gray,
     observe,
+    per_pair,
     turn,
-    uniform_source,
     view,
 )
 
@@ -141,50 +143,69 @@ class PairSampler:
         chosen = rng.choice(len(self.places), size=self.groups, p=self.shares, replace=False)
         mine = self.groups // self.peers.count
         numbers = range(self.peers.rank * mine, (self.peers.rank + 1) * mine)
-        parts = [self._group(self.places[chosen[number]], step, number) for number in numbers]
-        return Pairs(
-            query=torch.cat([part.query for part in parts]),
-            window=torch.cat([part.window for part in parts]),
-            excluded=torch.block_diag(*(part.excluded for part in parts)).bool(),
-            usable=torch.cat([part.usable for part in parts]),
-        )
+        return self._pairs([self._group(self.places[chosen[number]], step, number) for number in numbers])
 
-    def _group(self, place: DevicePlace, step_number: int, number: int) -> Pairs:
-        config, change = self.config, self.config.augmentation
+    def _group(self, place: DevicePlace, step_number: int, number: int) -> _Group:
+        """What a group's pairs have in common."""
+        change = self.config.augmentation
         rng = np.random.default_rng([self.seed, step_number, number])
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
-        count = config.pairs // self.groups
-        step = _draw_step(place, config, rng)
+        step = _draw_step(place, self.config, rng)
         map_date, query_date = rng.choice(len(place.pixels), size=2, replace=False)
         map_image = mix_to_gray(place.image(int(map_date)), _draw_mix(place, change, rng))
         query_image = mix_to_gray(place.image(int(query_date)), _draw_mix(place, change, rng))
         if rng.random() < 0.5:
             map_image, query_image = map_image.flip(-1), query_image.flip(-1)
-        centre, angle = _draw_spots(map_image, count, step, change.turned_share, generator)
+        return _Group(map_image, query_image, step, rng.uniform(1 / change.gain, change.gain), generator)
 
-        window = view(map_image, centre, angle, step, WINDOW_PX)
+    def _pairs(self, groups: Sequence[_Group]) -> Pairs:
+        config, change, each = self.config, self.config.augmentation, self.config.pairs // self.groups
+        chance, steps = Chance([group.generator for group in groups], each), [group.step for group in groups]
+        centre, angle = _draw_spots(groups, change.turned_share, chance)
+
+        window = view([group.map_image for group in groups], centre, angle, steps, WINDOW_PX)
+        gamma, step = per_pair([(group.gamma, group.step) for group in groups], each, self.device).split(1, dim=1)
         seen = window[:, -1:] > 0.999
-        gray = window[:, :1].clamp(min=1e-4) ** rng.uniform(1 / change.gain, change.gain)
+        gray = window[:, :1].clamp(min=1e-4) ** gamma[:, :, None, None]
         window = torch.cat([gray * seen, seen], dim=1)
 
-        uniform = uniform_source(self.device, generator)
-        heading, error = math.pi * uniform(count), math.radians(change.turn_deg) * uniform(count)
-        query = observe(query_image, centre, heading, step, change, generator)
+        heading, error = math.pi * chance.uniform(), math.radians(change.turn_deg) * chance.uniform()
+        query = observe([group.query_image for group in groups], centre, heading, steps, change, chance)
         query = turn(query, angle + error - heading)
         core = disc(self.device)
         seen_on_map = (window[:, 1, HALO_PX:-HALO_PX, HALO_PX:-HALO_PX] * core).sum(dim=(1, 2))
         whole = core.sum(), disc(self.device, change.disc_px).sum()
+        near = _neighbours((centre / step).view(-1, each, 2), angle.view(-1, each), config.neighbour_cells)
         return Pairs(
             query=query,
             window=window,
-            excluded=_neighbours(centre / step, angle, config.neighbour_cells),
+            excluded=torch.block_diag(*near),
             usable=(seen_on_map > MIN_SEEN * whole[0]) & (query[:, 1].sum(dim=(1, 2)) > MIN_SEEN * whole[1]),
         )
 
 
-def camera_gray(place: DevicePlace) -> Tensor:
+@dataclass(frozen=True)
+class _Group:
+    """What the pairs of a group have in common.
+
+    Args:
+        map_image: (2, H, W) float32, gray and validity of one date.
+        query_image: the same of the other.
+        step: image pixels a sample.
+        gamma: of the map's light.
+        generator: of the group's random numbers.
+    """
+
+    map_image: Tensor
+    query_image: Tensor
+    step: float
+    gamma: float
+    generator: torch.Generator
+
+
+def camera_gray(place: DevicePlace) -> NDArray[np.float32]:
     """(C,) weights that make gray as a camera sees it."""
-    return _queued(torch.tensor(place.place.gray), place.pixels.device)
+    return np.array(place.place.gray, np.float32)
 
 
 def _place_shares(places: list[Place], world_share: float) -> NDArray[np.float64]:
@@ -204,26 +225,22 @@ def _draw_step(place: DevicePlace, config: SamplerConfig, rng: np.random.Generat
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def _draw_spots(
-    image: Tensor, count: int, step: float, turned_share: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _draw_spots(groups: Sequence[_Group], turned_share: float, chance: Chance) -> tuple[Tensor, Tensor]:
     """(N, 2) centres in image pixels and (N,) angles in radians; some spots are used twice."""
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, device=image.device, generator=generator)
-
-    size = _queued(torch.tensor([image.shape[-1], image.shape[-2]], dtype=torch.float32), image.device)
-    margin = margin_px(step)
-    centre = margin + uniform(count, 2) * (size - 1 - 2 * margin)
-    angle = uniform(count) * 2 * math.pi
-    again = int(count * turned_share)
-    if 0 < again <= count // 2:
-        centre[-again:] = centre[:again]
-        angle[-again:] = angle[:again] + math.radians(30) + uniform(again) * math.radians(300)
-    return centre, angle
+    margins = [(margin_px(group.step), group.map_image.shape[2], group.map_image.shape[1]) for group in groups]
+    centre = chance.rand(2)
+    margin, size = per_pair(margins, chance.each, centre.device).split([1, 2], dim=1)
+    centre = (margin + centre * (size - 1 - 2 * margin)).view(len(groups), -1, 2)
+    angle = (chance.rand() * 2 * math.pi).view(len(groups), -1)
+    again = int(chance.each * turned_share)
+    if 0 < again <= chance.each // 2:
+        turned = math.radians(30) + chance.rand(each=again).view(len(groups), -1) * math.radians(300)
+        centre[:, -again:] = centre[:, :again]
+        angle[:, -again:] = angle[:, :again] + turned
+    return centre.view(-1, 2), angle.view(-1)
 
 
-def _draw_mix(place: DevicePlace, change: AugmentationConfig, rng: np.random.Generator) -> Tensor:
+def _draw_mix(place: DevicePlace, change: AugmentationConfig, rng: np.random.Generator) -> NDArray[np.float32]:
     """(C,) weights: as a camera sees it, or any mixture, perhaps with a negative band."""
     count = len(place.place.gray)
     if count == 1 or rng.random() >= change.mix_share:
@@ -231,17 +248,21 @@ def _draw_mix(place: DevicePlace, change: AugmentationConfig, rng: np.random.Gen
     weights = rng.dirichlet(np.ones(count)).astype(np.float32)
     if rng.random() < change.inverse_share:
         weights[rng.integers(count)] *= -1
-    return _queued(torch.from_numpy(weights), place.pixels.device)
-
-
-def _queued(small: Tensor, device: torch.device) -> Tensor:
-    """A small tensor on the device, without waiting for what is computing there, as a plain copy would."""
-    return small.to(device, non_blocking=True)
+    return weights
 
 
 def _neighbours(spot: Tensor, angle: Tensor, cells: float) -> Tensor:
-    """(N, N) bool: other pairs so near, in position (samples) and angle, that they aren't wrong answers."""
-    difference = spot[:, None] - spot[None, :]
+    """Other pairs of a group so near, in position and angle, that they aren't wrong answers.
+
+    Args:
+        spot: (G, N, 2) in samples.
+        angle: (G, N) radians.
+        cells: how near.
+
+    Returns:
+        (G, N, N) bool.
+    """
+    difference = spot[:, :, None] - spot[:, None, :]
     near = difference.square().sum(dim=-1) < (cells * CELL_PX) ** 2
-    alike = torch.cos(angle[:, None] - angle[None, :]) > math.cos(math.radians(30))
-    return near & alike & ~torch.eye(len(spot), dtype=torch.bool, device=spot.device)
+    alike = torch.cos(angle[:, :, None] - angle[:, None, :]) > math.cos(math.radians(30))
+    return near & alike & ~torch.eye(spot.shape[1], dtype=torch.bool, device=spot.device)

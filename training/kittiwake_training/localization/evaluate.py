@@ -23,7 +23,7 @@ from tqdm import tqdm
 from kittiwake_training.localization.data import DevicePlace, camera_gray, to_device
 from kittiwake_training.localization.model import CELL_PX, DISC_PX
 from kittiwake_training.localization.places import WORLD, Place
-from kittiwake_training.localization.views import AugmentationConfig, disc, mix_to_gray, observe, turn, view
+from kittiwake_training.localization.views import AugmentationConfig, Chance, disc, mix_to_gray, observe, turn, view
 
 HEADINGS = 36
 NEAR_CELLS = 3.0
@@ -134,7 +134,7 @@ def scored_queries(
     centre, heading = _draw_states(valid, count, generator)
     pixel = (centre * CELL_PX + (DISC_PX - 1) / 2) * step
     image = mix_to_gray(place.image(query_date), camera_gray(place))
-    seen = observe(image, pixel, heading, step, flight, generator)
+    seen = observe([image], pixel, heading, [step], flight, Chance([generator], count))
     assumed = torch.arange(HEADINGS, device=device) * (2 * math.pi / HEADINGS)
     for i in range(count):
         if seen[i, 1].sum() < 0.7 * disc(device, flight.disc_px).sum():
@@ -152,7 +152,7 @@ def _describe_map(model: nn.Module, place: DevicePlace, date: int, step: float) 
     size = int((max(height, width) - 1) / step) + 1
     # One unrotated window whose first sample lies on the first pixel's centre.
     middle = torch.full((1, 2), (size - 1) / 2 * step, device=image.device)
-    seen = view(image, middle, torch.zeros(1, device=image.device), step, size)
+    seen = view([image], middle, torch.zeros(1, device=image.device), [step], size)
     seen = seen[:, :, : int((height - 1) / step) + 1, : int((width - 1) / step) + 1]
     mask = (seen[:, -1:] > 0.999).float()
     descriptors = model(torch.cat([seen[:, :1].clamp(0, 1) * mask, mask], dim=1))[0]

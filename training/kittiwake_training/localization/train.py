@@ -340,7 +340,7 @@ def pair_losses(config: LocalizationConfig, sampler: PairSampler, peers: Peers) 
 def freeze_norms(module: nn.Module) -> None:
     """Have batch normalization take its running statistics and leave them as they are."""
     for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm2d | nn.SyncBatchNorm):
             part.eval()
 
 

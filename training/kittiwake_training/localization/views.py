@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -56,47 +58,103 @@ def margin_px(step: float) -> float:
 
 
 def view(
-    image: Tensor,
+    images: Sequence[Tensor],
     centre: Tensor,
     angle: Tensor,
-    step: float,
+    steps: Sequence[float],
     size: int,
     scale: Tensor | None = None,
     tilt: Tensor | None = None,
 ) -> Tensor:
-    """Look at an image through many rotated square windows.
+    """Look at images through many rotated square windows, as many at each.
 
     Args:
-        image: (C, H, W) float32.
-        centre: (N, 2) x and y of the windows' centres in the image's pixels.
+        images: of (C, H, W) float32 each, of any sizes.
+        centre: (N, 2) x and y of the windows' centres in their images' pixels, one image's after another's.
         angle: (N,) radians; the window's right points this far clockwise, on the picture, of the image's
             right.
-        step: image pixels between samples; from 1.5 on the image is first halved, so that nothing aliases.
+        steps: image pixels between samples, of each image; from 1.5 on the image is first halved, so that nothing
+            aliases.
         size: samples along a side.
-        scale: (N,) factors on ``step``.
+        scale: (N,) factors on the step.
         tilt: (N, 2) relative growth of the window's scale per sample, to the right and down.
 
     Returns:
         (N, C, size, size) float32, zero outside the image.
     """
-    while step >= 1.5 and min(image.shape[-2:]) > 2:
-        image = functional.avg_pool2d(image[None], 2)[0]
-        centre, step = (centre - 0.5) / 2, step / 2
-    channels, height, width = image.shape
-    axis = torch.arange(size, device=image.device, dtype=torch.float32) - (size - 1) / 2
+    # The host queues one operation for all images wherever it can: that is what a small network's training waits for.
+    device, each = centre.device, len(centre) // len(images)
+    halved = [_halved(image, step) for image, step in zip(images, steps, strict=True)]
+    facts = [
+        (times, step / times, image.shape[2], image.shape[1])
+        for (image, times), step in zip(halved, steps, strict=True)
+    ]
+    times, step, width, height = per_pair(facts, each, device).split(1, dim=1)
+    axis = torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2
     down, right = torch.meshgrid(axis, axis, indexing="ij")
     right, down = right.reshape(1, -1), down.reshape(1, -1)
     if tilt is not None:
         depth = 1 + tilt[:, :1] * right + tilt[:, 1:] * down
         right, down = right / depth, down / depth
     factor = step if scale is None else step * scale[:, None]
-    cosine, sine = angle.cos()[:, None], angle.sin()[:, None]
-    x = centre[:, :1] + factor * (cosine * right - sine * down)
-    y = centre[:, 1:] + factor * (sine * right + cosine * down)
-    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    # One tall picture of all windows: the image needn't be repeated for each.
-    sampled = functional.grid_sample(image[None], grid.view(1, -1, size, 2), align_corners=False)
-    return sampled.view(channels, -1, size, size).transpose(0, 1)
+    cosine, sine = factor * angle.cos()[:, None], factor * angle.sin()[:, None]
+    corner = (centre + 0.5) / times
+    x = corner[:, :1] + (cosine * right - sine * down)
+    y = corner[:, 1:] + (sine * right + cosine * down)
+    grids = torch.stack([x * (2 / width) - 1, y * (2 / height) - 1], dim=-1).view(len(images), 1, -1, size, 2)
+    # One tall picture of all of an image's windows: the image needn't be repeated for each.
+    sampled = [
+        functional.grid_sample(image[None], grid, align_corners=False).view(-1, each, size, size)
+        for (image, _), grid in zip(halved, grids, strict=True)
+    ]
+    return torch.cat(sampled, dim=1).transpose(0, 1)
+
+
+def _halved(image: Tensor, step: float) -> tuple[Tensor, int]:
+    """The image as it is to be sampled at a step, and how many of its pixels one of that one's is wide."""
+    times = 1
+    while step >= 1.5 and min(image.shape[-2:]) > 2:
+        image = functional.avg_pool2d(image[None], 2)[0]
+        times, step = 2 * times, step / 2
+    return image, times
+
+
+def per_pair(facts: Sequence[Sequence[float]], each: int, device: torch.device) -> Tensor:
+    """(images, K) numbers of the host's -> (images * each, K) float32 on the device, each image's ``each`` times.
+
+    They are queued: the device is not waited for, as it would be by a plain copy.
+    """
+    return torch.tensor(facts, dtype=torch.float32).to(device, non_blocking=True).repeat_interleave(each, dim=0)
+
+
+class Chance:
+    """Random numbers for the pairs of one group or several, each group's from a generator of its own.
+
+    So a group draws the same numbers whichever process it falls to, and whatever else that process draws.
+
+    Args:
+        generators: one a group.
+        each: pairs a group.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator], each: int) -> None:
+        self.generators, self.each = generators, each
+
+    def rand(self, *shape: int, each: int | None = None) -> Tensor:
+        """(N, *shape) in [0, 1); ``each`` in place of all of a group's pairs."""
+        return self._drawn(torch.rand, each or self.each, *shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """(N, *shape) in [-1, 1)."""
+        return self._drawn(torch.rand, self.each, *shape) * 2 - 1
+
+    def normal(self, *shape: int) -> Tensor:
+        """(N, *shape) of mean 0 and variance 1."""
+        return self._drawn(torch.randn, self.each, *shape)
+
+    def _drawn(self, source: Callable[..., Tensor], *shape: int) -> Tensor:
+        drawn = [source(*shape, device=one.device, generator=one) for one in self.generators]
+        return drawn[0] if len(drawn) == 1 else torch.cat(drawn)
 
 
 def turn(seen: Tensor, angle: Tensor) -> Tensor:
@@ -119,76 +177,65 @@ def turn(seen: Tensor, angle: Tensor) -> Tensor:
 
 
 def observe(
-    image: Tensor,
+    images: Sequence[Tensor],
     centre: Tensor,
     angle: Tensor,
-    step: float,
+    steps: Sequence[float],
     change: AugmentationConfig,
-    generator: torch.Generator,
+    chance: Chance,
 ) -> Tensor:
     """What a vehicle sees at each spot, with the errors of ``change``, in its own frame.
 
     Args:
-        image: (2, H, W) float32, gray and validity.
-        centre: (N, 2) true spots, image pixels.
+        images: of (2, H, W) float32 each, gray and validity.
+        centre: (N, 2) true spots in their images' pixels, one image's after another's.
         angle: (N,) radians, where the vehicle's right points, clockwise of the image's right.
-        step: image pixels a sample.
+        steps: image pixels a sample, of each image.
         change: sizes of the errors.
-        generator: their source.
+        chance: their source.
 
     Returns:
         (N, 2, 33, 33) float32, gray times mask and mask, in the disc.
     """
-    uniform = uniform_source(image.device, generator)
-    count = len(centre)
-    shifted = centre + uniform(count, 2) * change.shift_px * step
-    seen = view(
-        image,
-        shifted,
-        angle,
-        step,
-        DISC_PX,
-        scale=1 + change.scale * uniform(count),
-        tilt=uniform(count, 2) * change.tilt / (DISC_PX / 2),
-    )
-    mask = (seen[:, -1:] > 0.999) & (disc(image.device, change.disc_px) > 0) & _uncut(count, change.cut_share, uniform)
-    gray = relight(seen[:, :1], change, uniform)
-    noise = torch.randn(gray.shape, device=gray.device, generator=generator)
-    gray = (gray + change.noise * uniform(count, 1, 1, 1).abs() * noise).clamp(0.0, 1.0)
+    device = centre.device
+    step = per_pair([[step] for step in steps], len(centre) // len(images), device)
+    shifted = centre + chance.uniform(2) * change.shift_px * step
+    scale = 1 + change.scale * chance.uniform()
+    tilt = chance.uniform(2) * change.tilt / (DISC_PX / 2)
+    seen = view(images, shifted, angle, steps, DISC_PX, scale=scale, tilt=tilt)
+    mask = (seen[:, -1:] > 0.999) & (disc(device, change.disc_px) > 0) & _uncut(change.cut_share, chance)
+    gray = relight(seen[:, :1], change, chance)
+    noise = chance.normal(1, DISC_PX, DISC_PX)
+    gray = (gray + change.noise * chance.uniform(1, 1, 1).abs() * noise).clamp(0.0, 1.0)
     return torch.cat([gray * mask, mask], dim=1)
 
 
-def relight(gray: Tensor, change: AugmentationConfig, uniform: Callable[..., Tensor]) -> Tensor:
+def relight(gray: Tensor, change: AugmentationConfig, chance: Chance) -> Tensor:
     """Blur, slanting light, gamma and gain on (N, 1, S, S) gray, each of random strength."""
-    count, size = len(gray), gray.shape[-1]
-    tap = torch.tensor([1.0, 2.0, 1.0], device=gray.device) / 4
-    soft = functional.conv2d(functional.pad(gray, (1, 1, 1, 1), mode="replicate"), (tap[:, None] * tap)[None, None])
-    gray = torch.lerp(gray, soft, uniform(count, 1, 1, 1).abs()).clamp(min=1e-4)
-    gray = gray ** (change.gain ** uniform(count, 1, 1, 1)) * change.gain ** uniform(count, 1, 1, 1)
-    axis = torch.linspace(-1, 1, size, device=gray.device)
-    slant = uniform(count, 1, 1, 1) * axis[:, None] + uniform(count, 1, 1, 1) * axis
+    padded = functional.pad(gray, (1, 1, 1, 1), mode="replicate")
+    soft = functional.avg_pool2d(functional.avg_pool2d(padded, 2, stride=1), 2, stride=1)  # 1 2 1 either way
+    gray = torch.lerp(gray, soft, chance.uniform(1, 1, 1).abs()).clamp(min=1e-4)
+    gray = gray ** (change.gain ** chance.uniform(1, 1, 1)) * change.gain ** chance.uniform(1, 1, 1)
+    axis = torch.linspace(-1, 1, gray.shape[-1], device=gray.device)
+    slant = chance.uniform(1, 1, 1) * axis[:, None] + chance.uniform(1, 1, 1) * axis
     return gray * (1 + 0.1 * slant)
 
 
-def mix_to_gray(image: Tensor, weights: Tensor) -> Tensor:
+def mix_to_gray(image: Tensor, weights: NDArray[np.float32]) -> Tensor:
     """(C + 1, H, W) bands and validity, and (C,) weights, some perhaps negative -> (2, H, W) gray in [0, 1], validity.
 
     Before any window is cut: sampling is linear, so it may follow, and two channels cost less than many.
     """
-    mixed = torch.einsum("cij,c->ij", image[:-1], weights)
-    gray = (mixed - weights.clamp(max=0).sum()) / weights.abs().sum()
+    total = float(np.abs(weights).sum())
+    shares = torch.from_numpy(weights / np.float32(total)).to(image.device, non_blocking=True)
+    gray = torch.einsum("cij,c->ij", image[:-1], shares) - float(weights.clip(max=0).sum()) / total
     return torch.stack([gray, image[-1]])
 
 
-def _uncut(count: int, share: float, uniform: Callable[..., Tensor]) -> Tensor:
+def _uncut(share: float, chance: Chance) -> Tensor:
     """(N, 1, 33, 33) bool; for some, false beyond a straight line, as where the image ends."""
-    angle, depth = uniform(count, 1, 1, 1) * math.pi, uniform(count, 1, 1, 1)
+    angle, depth = chance.uniform(1, 1, 1) * math.pi, chance.uniform(1, 1, 1)
     axis = torch.arange(DISC_PX, device=angle.device) - (DISC_PX - 1) / 2
     along = angle.cos() * axis + angle.sin() * axis[:, None]
-    cut = uniform(count, 1, 1, 1).abs() < share
+    cut = chance.uniform(1, 1, 1).abs() < share
     return ~cut | (along < DISC_PX / 2 * (0.7 + 0.3 * depth))
-
-
-def uniform_source(device: torch.device, generator: torch.Generator) -> Callable[..., Tensor]:
-    """Uniform numbers in [-1, 1), by shape."""
-    return lambda *shape: torch.rand(*shape, device=device, generator=generator) * 2 - 1
