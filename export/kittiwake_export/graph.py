@@ -74,9 +74,47 @@ def trace(
     # a division finite (add_0 in onnxscript's rewriter); folding constants and onnxslim do without it.
     optimizer.inline(program.model)
     optimizer.fold_constants(program.model)
-    slim: onnx.ModelProto = onnxslim.slim(program.model_proto)
+    slim: onnx.ModelProto = onnxslim.slim(keep_sizes_vectors(program.model_proto))
     _name_sizes(slim, outputs)
     return settle(slim).SerializeToString()
+
+
+def keep_sizes_vectors(network: onnx.ModelProto) -> onnx.ModelProto:
+    """Undo what the exporter does to a dynamic size: made a scalar, and a vector of one again for Slice and its like.
+
+    With channels last, ONNX Runtime 1.31 computes that scalar on the GPU, from and to the host's memory, and can't
+    capture the network as a CUDA graph then.
+
+    Args:
+        network: changed in place; nodes that nothing needs any more are left to onnxslim.
+    """
+    makers = {output: node for node in network.graph.node for output in node.output}
+    sizes = {}
+    for node in network.graph.node:
+        if node.op_type == "Reshape" and _is_vector_of_one(makers.get(node.input[1])):
+            squeeze = makers.get(node.input[0])
+            size = makers.get(squeeze.input[0]) if squeeze and squeeze.op_type == "Squeeze" else None
+            if size and size.op_type == "Shape" and _taken(size) == 1:
+                sizes[node.output[0]] = size.output[0]
+    for node in network.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = sizes.get(name, name)
+    return network
+
+
+def _is_vector_of_one(shape: onnx.NodeProto | None) -> bool:
+    """Whether the shape that a Reshape asks for is (1,)."""
+    if shape is None or shape.op_type != "Constant":
+        return False
+    given = onnx.helper.get_attribute_value(shape.attribute[0])
+    numbers = onnx.numpy_helper.to_array(given) if isinstance(given, onnx.TensorProto) else np.array(given)
+    return numbers.ravel().tolist() in ([1], [-1])
+
+
+def _taken(shape: onnx.NodeProto) -> int:
+    """How many sizes a Shape node takes, where its attributes say it; else 0."""
+    given = {attribute.name: attribute.i for attribute in shape.attribute}
+    return given["end"] - given.get("start", 0) if "end" in given else 0
 
 
 def settle(network: onnx.ModelProto, opset: int = OPSET) -> onnx.ModelProto:

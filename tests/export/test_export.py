@@ -46,6 +46,11 @@ class Two(nn.Module):
     def forward(self, points, kind):
         return points + self.table(kind), kind * 2
 
+class Ramp(Net):
+    """As many entries of a table as the view has columns."""
+    def forward(self, view):
+        return self.body(view * torch.arange(64, dtype=view.dtype)[: view.shape[-1]])
+
 class Chaos(Net):
     def forward(self, view):
         return torch.sin(1e8 * self.body(view))
@@ -66,7 +71,7 @@ def tensor(name: str, shape: list[int | str], dtype: str = "float32", **more: An
 
 @pytest.fixture(scope="module", autouse=True)
 def registered(register: Register) -> None:
-    names = ("Net", "Two", "Chaos", "Branching", "FixedSize")
+    names = ("Net", "Two", "Ramp", "Chaos", "Branching", "FixedSize")
     register("somebodys_nets", MODELS, {"kittiwake.models": {f"test.{n}": f"somebodys_nets:{n}" for n in names}})
 
 
@@ -105,6 +110,17 @@ def test_the_runtime_computes_what_torch_does_at_any_size(
         expected = model(torch.from_numpy(view)).numpy()
     with open_engine(bundle, device="cpu") as engine:
         np.testing.assert_allclose(engine.infer({"view": view})["y"], expected, rtol=0, atol=1e-5)
+
+
+def test_a_dynamic_size_stays_on_the_host(write: Write, tmp_path: Path) -> None:
+    model = write(tmp_path / "checkpoint", "Ramp")
+    bundle = export(tmp_path / "checkpoint", tmp_path / "ramp")
+    network = onnx.load(bundle.file(bundle.variants["fp32"].file))
+    assert not {"Squeeze", "Reshape"} & {node.op_type for node in network.graph.node}
+    view = np.random.default_rng(0).random((2, 2, 11, 23), np.float32)
+    with open_engine(bundle, "cpu") as engine, torch.no_grad():
+        [output] = engine.infer({"view": view}).values()
+        np.testing.assert_allclose(output, model(torch.from_numpy(view)), atol=1e-5)
 
 
 def test_small_constants_survive(exported: tuple[Bundle, torch.nn.Module]) -> None:

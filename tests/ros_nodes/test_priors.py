@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import Geod
 
+pytest.importorskip("rclpy", reason="needs ROS 2: pip install ros-rclpy")
+
 from kittiwake_ros.geometry import MapFrame
 from kittiwake_ros.priors import Prior
 from kittiwake_runtime.localization.flight_log import OdometryStep

@@ -97,6 +97,26 @@ def test_a_network_that_cannot_be_a_graph_runs_without(
             np.testing.assert_array_equal(engine.infer({"x": X})["y"], 2 * X + 1)
 
 
+def test_a_network_that_channels_last_keep_from_being_a_graph_runs_without_them(
+    onnx_runtime: Any, make_bundle: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, opened = onnx_runtime.ort.InferenceSession, []
+
+    def refuse(path: str, options: Any, providers: Any) -> Any:
+        opened.append(providers[0][1])
+        if providers[0][1]["prefer_nhwc"] == "1":
+            raise RuntimeError("This session cannot use the graph capture feature: 4 Memcpy nodes")
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnx_runtime.ort, "InferenceSession", refuse)
+    bundle = make_bundle(provider_options={"cuda": {"fuse_conv_bias": True}})
+    with onnx_runtime.OnnxRuntimeGpuEngine(bundle, bundle.variants["fp32"], "cuda", 1, ()) as engine:
+        assert engine.report.reasons == ()
+        np.testing.assert_array_equal(engine.infer({"x": X})["y"], 2 * X + 1)
+    asked = [(o["prefer_nhwc"], o["fuse_conv_bias"], o["enable_cuda_graph"]) for o in opened]
+    assert asked == [("1", "1", "1"), ("0", "0", "1")]
+
+
 class Context:
     """TensorRT's execution context, as its documentation has it, for y = 2 x + 1."""
 

@@ -100,13 +100,9 @@ class OnnxRuntimeGpuEngine(GpuEngine):
         with context:
             stream = context.new_stream()
             options = _gpu_options(bundle, device, stream)
-            try:
-                self._session: Any = _open(bundle, variant, device, threads, options)
-                self._graphs_left = _LARGEST_GRAPHS if _is_on(options[device][_GRAPH_OPTIONS[device]]) else 0
-            except _NoGraph as error:
-                reasons = (*reasons, f"no CUDA graph: {error.message}")
-                options[device][_GRAPH_OPTIONS[device]] = "0"
-                self._session, self._graphs_left = _open(bundle, variant, device, threads, options), 0
+            self._session, why = _open_with_graph(bundle, variant, device, threads, options)
+            self._graphs_left = _LARGEST_GRAPHS if _is_on(options[device][_GRAPH_OPTIONS[device]]) else 0
+            reasons = (*reasons, *why)
         super().__init__(bundle, _report(self._session, device, variant, reasons), context, stream)
 
     def close(self) -> None:
@@ -191,6 +187,22 @@ class _BoundPlan(Plan):
             self._session.run_with_iobinding(self._binding, options)
         except Exception as error:
             raise _named(self._label, error) from error
+
+
+def _open_with_graph(
+    bundle: Bundle, variant: Variant, device: str, threads: int | None, options: dict[str, dict[str, str]]
+) -> tuple[Any, tuple[str, ...]]:
+    """A session that captures graphs, or else one that doesn't, and why; ``options`` become those that it has."""
+    if _is_on(options["cuda"]["prefer_nhwc"]):
+        try:
+            return _open(bundle, variant, device, threads, options), ()
+        except _NoGraph:  # with channels last some sizes are computed on the GPU and fetched; a graph gains more
+            options["cuda"] |= {"prefer_nhwc": "0", "fuse_conv_bias": "0"}  # cuDNN fuses float16 in channels last alone
+    try:
+        return _open(bundle, variant, device, threads, options), ()
+    except _NoGraph as error:
+        options[device][_GRAPH_OPTIONS[device]] = "0"
+        return _open(bundle, variant, device, threads, options), (f"no CUDA graph: {error.message}",)
 
 
 class _NoGraph(EngineError):

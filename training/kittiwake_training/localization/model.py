@@ -30,6 +30,8 @@ CELL_PX = 2
 """Stride: one descriptor every so many pixels."""
 BLOCKS = 3
 """Residual blocks."""
+LARGEST_PX = 4096
+"""Greatest height and width of a view."""
 HALO_PX = 15
 """How far local normalization looks beyond the receptive field."""
 
@@ -83,7 +85,7 @@ def _blur(image: Tensor, kernel: Tensor) -> Tensor:
 
 def _banded(kernel: Tensor, size: int) -> Tensor:
     """The (size, size) matrix that convolves ``size`` values; the kernel's first and last tap are zero."""
-    at = torch.arange(size, device=kernel.device)
+    at = torch.arange(LARGEST_PX, device=kernel.device)[:size]
     reach = len(kernel) // 2
     return kernel[(at[:, None] - at).clamp(-reach, reach) + reach]
 
