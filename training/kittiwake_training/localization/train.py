@@ -24,7 +24,7 @@ from kittiwake_training.localization.evaluate import EvaluationConfig, calibrati
 from kittiwake_training.localization.lite0 import KEY as LITE0
 from kittiwake_training.localization.lite0 import Lite0Descriptor
 from kittiwake_training.localization.losses import info_nce
-from kittiwake_training.localization.model import CELL_PX, DISC_PX, HALO_PX
+from kittiwake_training.localization.model import CELL_PX, DISC_PX, HALO_PX, LARGEST_PX
 from kittiwake_training.localization.places import WORLD, Place, hold_out_strip, load_places
 from kittiwake_training.localization.prepare import place_from_rasters, world_places
 from kittiwake_training.registry import build_model
@@ -277,8 +277,8 @@ def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, A
         ],
         "dims": {
             "N": {"min": 1, "typical": 36},
-            "H": {"min": DISC_PX, "typical": DISC_PX, "max": 4096},
-            "W": {"min": DISC_PX, "typical": DISC_PX, "max": 4096},
+            "H": {"min": DISC_PX, "typical": DISC_PX, "max": LARGEST_PX},
+            "W": {"min": DISC_PX, "typical": DISC_PX, "max": LARGEST_PX},
         },
         "preprocessing": {
             "disc_px": DISC_PX,
