@@ -74,12 +74,12 @@ def trace(
     # a division finite (add_0 in onnxscript's rewriter); folding constants and onnxslim do without it.
     optimizer.inline(program.model)
     optimizer.fold_constants(program.model)
-    slim: onnx.ModelProto = onnxslim.slim(keep_sizes_vectors(program.model_proto))
+    slim: onnx.ModelProto = onnxslim.slim(_keep_sizes_vectors(program.model_proto))
     _name_sizes(slim, outputs)
     return settle(slim).SerializeToString()
 
 
-def keep_sizes_vectors(network: onnx.ModelProto) -> onnx.ModelProto:
+def _keep_sizes_vectors(network: onnx.ModelProto) -> onnx.ModelProto:
     """Undo what the exporter does to a dynamic size: made a scalar, and a vector of one again for Slice and its like.
 
     With channels last, ONNX Runtime 1.31 computes that scalar on the GPU, from and to the host's memory, and can't

@@ -82,9 +82,10 @@ def test_onnx_runtimes_graph_is_for_addresses_that_come_again(
 def test_a_network_that_cannot_be_a_graph_runs_without(
     onnx_runtime: Any, make_bundle: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = onnx_runtime.ort.InferenceSession
+    real, opened = onnx_runtime.ort.InferenceSession, []
 
     def refuse(path: str, options: Any, providers: Any) -> Any:
+        opened.append(providers[0][1])
         if providers[0][1]["enable_cuda_graph"] == "1":
             raise RuntimeError("This session cannot use the graph capture feature: it has control flow nodes")
         return real(path, options, providers=["CPUExecutionProvider"])
@@ -93,6 +94,7 @@ def test_a_network_that_cannot_be_a_graph_runs_without(
     bundle = make_bundle()
     with onnx_runtime.OnnxRuntimeGpuEngine(bundle, bundle.variants["fp32"], "cuda", 1, ()) as engine:
         assert "no CUDA graph: " in engine.report.reasons[0]
+        assert opened[-1]["prefer_nhwc"] == "1", "what kept it from being a graph was not channels last"
         for _ in range(3):
             np.testing.assert_array_equal(engine.infer({"x": X})["y"], 2 * X + 1)
 

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kittiwake_training.localization.capsules import CapsuleDescriptor
 from kittiwake_training.localization.gradients import GradientDescriptor
-from kittiwake_training.localization.model import DescriptorCNN, LocalContrast, flops_per_pixel
+from kittiwake_training.localization.model import LARGEST_PX, DescriptorCNN, LocalContrast, flops_per_pixel
 
 
 def _as_trained(model: nn.Module) -> nn.Module:
@@ -92,6 +92,12 @@ def test_local_contrast_is_the_masked_gaussian_one() -> None:
         spread = np.sqrt(np.average((gray - mean) ** 2, weights=weight) + 0.01**2)
         expected = np.clip((gray[row, column] - mean) / spread, -3, 3) * mask[row, column]
         assert result[row, column] == pytest.approx(expected, abs=1e-4)
+
+
+def test_local_contrast_takes_maps_that_no_exported_network_would() -> None:
+    row = torch.rand(1, 2, 1, LARGEST_PX + 20)
+    whole = LocalContrast()(row)
+    torch.testing.assert_close(whole[..., -8:], LocalContrast()(row[..., -60:])[..., -8:])
 
 
 @MODELS

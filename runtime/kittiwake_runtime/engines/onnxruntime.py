@@ -100,8 +100,8 @@ class OnnxRuntimeGpuEngine(GpuEngine):
         with context:
             stream = context.new_stream()
             options = _gpu_options(bundle, device, stream)
-            self._session, why = _open_with_graph(bundle, variant, device, threads, options)
-            self._graphs_left = _LARGEST_GRAPHS if _is_on(options[device][_GRAPH_OPTIONS[device]]) else 0
+            self._session, captures, why = _open_with_graph(bundle, variant, device, threads, options)
+            self._graphs_left = _LARGEST_GRAPHS if captures else 0
             reasons = (*reasons, *why)
         super().__init__(bundle, _report(self._session, device, variant, reasons), context, stream)
 
@@ -191,18 +191,21 @@ class _BoundPlan(Plan):
 
 def _open_with_graph(
     bundle: Bundle, variant: Variant, device: str, threads: int | None, options: dict[str, dict[str, str]]
-) -> tuple[Any, tuple[str, ...]]:
-    """A session that captures graphs, or else one that doesn't, and why; ``options`` become those that it has."""
-    if _is_on(options["cuda"]["prefer_nhwc"]):
+) -> tuple[Any, bool, tuple[str, ...]]:
+    """A session, whether it captures graphs, and why not where it was asked to.
+
+    With channels last some sizes may be computed on the GPU and fetched, which no graph can; a graph gains more than
+    they do. Without them cuDNN fuses no float16.
+    """
+    graph, why = _GRAPH_OPTIONS[device], ""
+    for changed in ({}, {"prefer_nhwc": "0", "fuse_conv_bias": "0"}):
+        tried = options | {"cuda": options["cuda"] | changed}
         try:
-            return _open(bundle, variant, device, threads, options), ()
-        except _NoGraph:  # with channels last some sizes are computed on the GPU and fetched; a graph gains more
-            options["cuda"] |= {"prefer_nhwc": "0", "fuse_conv_bias": "0"}  # cuDNN fuses float16 in channels last alone
-    try:
-        return _open(bundle, variant, device, threads, options), ()
-    except _NoGraph as error:
-        options[device][_GRAPH_OPTIONS[device]] = "0"
-        return _open(bundle, variant, device, threads, options), (f"no CUDA graph: {error.message}",)
+            return _open(bundle, variant, device, threads, tried), _is_on(tried[device][graph]), ()
+        except _NoGraph as error:
+            why = why or error.message
+    without = options | {device: options[device] | {graph: "0"}}
+    return _open(bundle, variant, device, threads, without), False, (f"no CUDA graph: {why}",)
 
 
 class _NoGraph(EngineError):

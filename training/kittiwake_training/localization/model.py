@@ -31,7 +31,7 @@ CELL_PX = 2
 BLOCKS = 3
 """Residual blocks."""
 LARGEST_PX = 4096
-"""Greatest height and width of a view."""
+"""Greatest height and width of a view that the exported network takes."""
 HALO_PX = 15
 """How far local normalization looks beyond the receptive field."""
 
@@ -85,7 +85,8 @@ def _blur(image: Tensor, kernel: Tensor) -> Tensor:
 
 def _banded(kernel: Tensor, size: int) -> Tensor:
     """The (size, size) matrix that convolves ``size`` values; the kernel's first and last tap are zero."""
-    at = torch.arange(LARGEST_PX, device=kernel.device)[:size]
+    # Traced, the size is no int, and the ramp is to be a piece of a constant: the GPU's graph then has no size in it.
+    at = torch.arange(max(size, LARGEST_PX) if isinstance(size, int) else LARGEST_PX, device=kernel.device)[:size]
     reach = len(kernel) // 2
     return kernel[(at[:, None] - at).clamp(-reach, reach) + reach]
 
