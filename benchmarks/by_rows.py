@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from results import RESULTS_DIR, Figure, command_line, write_results
+from results import RESULTS_DIR, Figure, command_line, merge_results, write_results
 
 from kittiwake_runtime.errors import KittiwakeError
 
@@ -38,7 +38,7 @@ def is_quick() -> bool:
 def parser_of(
     about: str | None, rows: Mapping[str, str], default: Sequence[str], more: str = ""
 ) -> argparse.ArgumentParser:
-    """A parser with --rows, and what each row is about in its help.
+    """A parser with --rows, and what each row is about in its help; --output and --merge for other machines' figures.
 
     Args:
         about: the benchmark's own words.
@@ -60,25 +60,27 @@ def parser_of(
     left = [name for name in rows if name not in default]
     usual = f"all but {', '.join(left)}" if left else "every one"
     parser.add_argument("--rows", type=names, default=list(default), metavar="A,B", help=f"rows to measure ({usual})")
+    parser.add_argument("--output", type=Path, default=RESULTS_DIR, metavar="FOLDER", help="of the results")
+    parser.add_argument("--merge", type=Path, metavar="FILE",
+                        help="measure nothing: add the figures in another machine's results")  # fmt: skip
     return parser
 
 
 def measure_rows(
-    names: Sequence[str],
-    measure: Callable[[str], list[Figure]],
-    *,
-    benchmark: str,
-    seed: int,
-    directory: Path = RESULTS_DIR,
+    options: argparse.Namespace, measure: Callable[[str], list[Figure]], *, benchmark: str, seed: int
 ) -> int:
     """Measure row after row, each into the benchmark's results; the exit status: 1 if one of them could not be.
 
     Args:
+        options: of :func:`parser_of`'s parser.
         measure: gives the figures of a row.
         benchmark: stem of the result files.
     """
+    if options.merge:
+        say(merge_results(options.merge, options.output / f"{benchmark}.json"))
+        return 0
     failed, path = 0, None
-    for name in names:
+    for name in options.rows:
         began = time.monotonic()
         try:
             figures = measure(name)
@@ -90,7 +92,7 @@ def measure_rows(
             print(f"{name}: {error}" + (f" ({hint})" if hint else ""), file=sys.stderr)
             failed += 1
             continue
-        path = write_results(benchmark, figures, command=command_line(), seed=seed, directory=directory)
+        path = write_results(benchmark, figures, command=command_line(), seed=seed, directory=options.output)
         say(figures)
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
     if path is not None:

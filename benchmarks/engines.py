@@ -18,8 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from by_rows import Row, measure_rows, parser_of, say
-from results import RESULTS_DIR, Figure, merge_results
+from by_rows import Row, measure_rows, parser_of
+from results import Figure
 
 NAME, SEED = "engines", 0
 _Measure = Callable[[argparse.Namespace], list[Figure]]
@@ -51,20 +51,13 @@ ON_A_CPU = [name for name in ROWS if name != "gpu"]
 def main() -> int:
     """Measure what was asked for, or merge; 1 if a row could not be measured."""
     options = _parse()
-    if options.merge:
-        say(merge_results(options.merge, options.output / f"{NAME}.json"))
-        return 0
-    return measure_rows(
-        options.rows, lambda name: ROWS[name].measure(options), benchmark=NAME, seed=SEED, directory=options.output
-    )
+    return measure_rows(options, lambda name: ROWS[name].measure(options), benchmark=NAME, seed=SEED)
 
 
 def _parse() -> argparse.Namespace:
     parser = parser_of(__doc__, {name: row.about for name, row in ROWS.items()}, ON_A_CPU)
     parser.add_argument("--places", type=Path, metavar="FOLDER", help="prepared places, for int8 where the shipped "
                         "bundle has none: kittiwake train localization --prepare RAW --data FOLDER")  # fmt: skip
-    parser.add_argument("--output", type=Path, default=RESULTS_DIR, metavar="FOLDER", help="of the results")
-    parser.add_argument("--merge", type=Path, metavar="FILE", help="add another machine's figures, and measure nothing")
     return parser.parse_args()
 
 

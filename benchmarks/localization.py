@@ -56,9 +56,9 @@ def main() -> int:
     def measure(name: str) -> list[Figure]:
         return _all(run) if name == ALL else _figures(run, name, options.again)
 
-    status = measure_rows(options.rows, measure, benchmark=run.name, seed=SEED, directory=RESULTS_DIR)
-    if "growth" in options.rows:
-        _write_growth(run, RESULTS_DIR / f"{run.name}.json")
+    status = measure_rows(options, measure, benchmark=run.name, seed=SEED)
+    if "growth" in options.rows and not options.merge:
+        _write_growth(run, options.output / f"{run.name}.json")
     return status
 
 

@@ -25,7 +25,7 @@ def main() -> int:
     """Measure the rows that were asked for; 1 if one of them could not be."""
     options = parse_options()
     benchmark = "pruning.quick" if options.quick else "pruning"
-    return measure_rows(options.rows, lambda name: ROWS[name].measure(options), benchmark=benchmark, seed=SEED)
+    return measure_rows(options, lambda name: ROWS[name].measure(options), benchmark=benchmark, seed=SEED)
 
 
 def parse_options() -> argparse.Namespace:

@@ -30,7 +30,7 @@ def main() -> int:
     options, quick = parse_options(), is_quick()
     plan = Plan(quick=quick, soak_minutes=options.soak_minutes, processes=options.processes)
     benchmark = "ros.quick" if quick else "ros"
-    return measure_rows(options.rows, lambda name: ROWS[name].measure(plan), benchmark=benchmark, seed=SEED)
+    return measure_rows(options, lambda name: ROWS[name].measure(plan), benchmark=benchmark, seed=SEED)
 
 
 def parse_options() -> argparse.Namespace:

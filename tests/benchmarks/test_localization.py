@@ -103,10 +103,9 @@ def test_a_row_is_measured_once_for_each_state_of_the_code(
         return [Figure("made.false", 0.0, "flights", 10, (0.0, 3.0))]
 
     monkeypatch.setattr(localization, "CACHE", tmp_path)
-    monkeypatch.setattr(localization, "RESULTS_DIR", tmp_path)
     monkeypatch.setattr(localization, "ROWS", {"made": Row(measure, "made")})
     for more, times in (([], 1), ([], 1), (["--again"], 2), (["--flights", "9"], 3)):
-        monkeypatch.setattr(sys, "argv", ["localization.py", "--rows", "made,all", *more])
+        monkeypatch.setattr(sys, "argv", ["localization.py", "--rows", "made,all", "--output", str(tmp_path), *more])
         assert localization.main() == 0
         assert len(calls) == times
     found = {figure["id"]: figure for figure in json.loads((tmp_path / "localization.json").read_text())["figures"]}
