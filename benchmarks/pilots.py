@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from flights import FlightPlan, Observation
+from runs import day_of
 
 from kittiwake_runtime.bundle import Bundle
 from kittiwake_runtime.engines.select import open_engine
@@ -61,24 +63,30 @@ class Product:
     def start(self, plan: FlightPlan) -> Pilot:
         """A fresh localizer."""
         localizer = Localizer(_open_index(self._indexes[plan.map_date]), _open_model(self._bundle_root))
-        return _Located(localizer)
+        return _Located(localizer, _unix_s(plan.query_date))
 
 
 class _Located:
-    """A flight of the product."""
+    """A flight of the product, from a time on."""
 
-    def __init__(self, localizer: Localizer) -> None:
-        self._localizer, self._number = localizer, 0
+    def __init__(self, localizer: Localizer, start_s: float) -> None:
+        self._localizer, self._start_s, self._number = localizer, start_s, 0
 
     def __call__(self, seen: Observation) -> Said:
         step = None if seen.step is None else OdometryStep(**asdict(seen.step))
         view = seen.view
         fix = self._localizer.update(
-            step, list(view.scales) or view.patch, time_s=self._number * STEP_S, lever=view.lever
+            step, list(view.scales) or view.patch, time_s=self._start_s + self._number * STEP_S, lever=view.lever
         )
         self._number += 1
         sigma_m = math.sqrt(float(np.trace(fix.covariance)))
         return Said(fix.easting_m, fix.northing_m, fix.state == "converged", fix.radius95_m, sigma_m)
+
+
+def _unix_s(date: str) -> float:
+    """When a place's date was; zero for the season of a made-up world."""
+    day = day_of(date)
+    return datetime.fromisoformat(day).replace(tzinfo=timezone.utc).timestamp() if day else 0.0
 
 
 @lru_cache(maxsize=16)

@@ -123,10 +123,16 @@ def build_indexes(place: Place, dates: Iterable[str], footprint_m: float, bundle
                 footprint_m=footprint_m,
                 bundle=bundle,
                 grid_crs=raster.crs,
+                imagery_date=day_of(date),
                 source=f"{place.name}, {date}",
                 georef_sigma_m=place.georef_sigma_m,
             ).close()
     return paths
+
+
+def day_of(date: str) -> str | None:
+    """A place's date as a day; None when it is the season of a made-up world."""
+    return date if date[:1].isdigit() else None
 
 
 def key_of(*parts: Any) -> str:

@@ -71,9 +71,11 @@ def world_map(seed: int, season: Season, bounds: Area) -> Path:
     return file
 
 
-def build_seconds(source: Path, out: Path, footprint_m: float, bundle_root: Path) -> float:
+def build_seconds(
+    source: Path, out: Path, footprint_m: float, bundle_root: Path, imagery_date: str | None = None
+) -> float:
     """From GeoTIFF to index, the model's loading included, imports not."""
-    return in_fresh_process(_build, source, out, footprint_m, bundle_root)
+    return in_fresh_process(_build, source, out, footprint_m, bundle_root, imagery_date)
 
 
 def open_seconds(index: Path) -> float:
@@ -121,13 +123,14 @@ def _two_cores() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
 
 
-def _build(source: Path, out: Path, footprint_m: float, bundle_root: Path) -> float:
+def _build(source: Path, out: Path, footprint_m: float, bundle_root: Path, imagery_date: str | None) -> float:
     started = time.perf_counter()
     build_index(
         [source],
         out,
         footprint_m=footprint_m,
         bundle=Bundle.open(bundle_root),
+        imagery_date=imagery_date,
         georef_sigma_m=0.0,
         source="procedural world",
     ).close()

@@ -1,11 +1,10 @@
 """On an NVIDIA GPU: our engine against torch's CUDA graph, copies that overlap with computing, arrays left there.
 
-It needs torch, onnx, onnxscript, onnxruntime-gpu and cuda-bindings, and nothing of what the other rows need.
+It needs torch, onnx, onnxscript, onnxslim, onnxruntime-gpu and cuda-bindings, and nothing of what the other rows need.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -14,26 +13,25 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import onnx
 import torch  # before onnxruntime: it loads cuDNN and cuBLAS
 from results import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from kittiwake_export.export import export
 from kittiwake_export.half import to_half
-from kittiwake_export.variants import make_half
 from kittiwake_runtime.bench.measure import Contender, Samples, measure, ratio
 from kittiwake_runtime.bench.statistics import median_interval
 from kittiwake_runtime.bench.workload import Workload
-from kittiwake_runtime.bundle import MANIFEST, Bundle, write_bundle
+from kittiwake_runtime.bundle import Bundle, write_bundle
 from kittiwake_runtime.engines.base import Engine
 from kittiwake_runtime.engines.select import open_engine
 from kittiwake_runtime.machine import describe
 from kittiwake_training.efficientnet_lite0 import MEAN, SCALE, SIZE_PX, EfficientNetLite0
 from kittiwake_training.localization.model import ConvNorm, DescriptorCNN
 
-DESCRIPTOR = "localization-descriptor"
+CHECKPOINT = Path(__file__).resolve().parents[2] / "models" / "checkpoints" / "localization-descriptor"
 SAMPLES = 500
 BATCHES = {"gpu.b1_vs_torch_graph": 1, "gpu.k36_vs_torch_graph": 36}
 FRAME_PX, CROP_PX = (1080, 1920), 945
@@ -149,18 +147,8 @@ def _zero_copy(engine: Engine, frame: np.ndarray, on_gpu: Tensor, logits: Tensor
 
 
 def descriptor_in_half(scratch: Path) -> Bundle:
-    """The shipped descriptor where it has fp16; else with that added, as export makes it."""
-    bundle = Bundle.open(DESCRIPTOR)
-    if "fp16" in bundle.variants:
-        return bundle
-    samples = [case.inputs for case in bundle.golden()]
-    half, kept = make_half(onnx.load(bundle.file(bundle.variants["fp32"].file)), samples)
-    manifest = json.loads((bundle.root / MANIFEST).read_text(encoding="utf-8"))
-    files = {name: bundle.file(name).read_bytes() for name in manifest.pop("files")}
-    del manifest["format_version"]
-    manifest["variants"]["fp16"] = {"file": "model.fp16.onnx", "parity": {}, "float_nodes": kept}
-    files["model.fp16.onnx"] = half.SerializeToString()
-    return write_bundle(scratch / DESCRIPTOR, manifest, files)
+    """The descriptor's committed checkpoint as export makes a bundle of it now, fp16 included."""
+    return export(CHECKPOINT, scratch / CHECKPOINT.name, ["fp32", "fp16"])
 
 
 def torch_descriptor(bundle: Bundle) -> nn.Module:

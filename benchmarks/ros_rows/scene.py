@@ -19,6 +19,8 @@ from kittiwake_runtime.localization.world import VERSION
 
 SEED = 20261127
 WORLD_SEED = 7
+MAP_DATE = "2024-06-15"
+"""The flights, which are of the world's next year, start a year later (`simulate_flight`)."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def index_of(side_m: float) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         source = world_map(WORLD_SEED, "summer", (0.0, 0.0, side_m, side_m))
-        build_seconds(source, path, 160.0, bundle().root.absolute())
+        build_seconds(source, path, 160.0, bundle().root.absolute(), MAP_DATE)
     return path
 
 

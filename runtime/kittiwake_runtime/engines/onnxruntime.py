@@ -7,6 +7,8 @@ session are read back, and a device that isn't among them is reported as unavail
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,9 +75,27 @@ class OnnxRuntimeEngine(Engine):
             raise _named(self._label, error) from error
 
 
+@dataclass
+class _Opened:
+    """A session on a GPU.
+
+    Attributes:
+        session: ONNX Runtime's.
+        graphs_left: how many CUDA graphs it may still capture.
+        reasons: why it isn't opened as it was to be.
+    """
+
+    session: Any
+    graphs_left: int
+    reasons: tuple[str, ...]
+
+
 class OnnxRuntimeGpuEngine(GpuEngine):
     """A network in ONNX Runtime on a GPU, with all inputs and outputs bound; shapes that come again are replayed
     as a CUDA graph where ONNX Runtime can capture one.
+
+    Inputs of the manifest's typical sizes have a session of their own: with all sizes known, what the network computes
+    from them is computed once, and a third of its kernels is gone. Other shapes share a second one.
 
     It lives in the primary context of GPU 0, the only one that ONNX Runtime uses.
 
@@ -100,19 +120,26 @@ class OnnxRuntimeGpuEngine(GpuEngine):
         with context:
             stream = context.new_stream()
             options = _gpu_options(bundle, device, stream)
-            self._session, captures, why = _open_with_graph(bundle, variant, device, threads, options)
-            self._graphs_left = _LARGEST_GRAPHS if captures else 0
-            reasons = (*reasons, *why)
-        super().__init__(bundle, _report(self._session, device, variant, reasons), context, stream)
+            self._open = partial(_open_with_graph, bundle, variant, device, threads, options)
+            # TensorRT's provider has profiles for that.
+            sizes = {name: size.typical for name, size in bundle.dims.items()} if device == "cuda" else {}
+            self._typical = _typical_shapes(bundle) if sizes else None
+            first = self._open(sizes)
+            self._sessions = {bool(sizes): first}
+        super().__init__(bundle, _report(first.session, device, variant, (*reasons, *first.reasons)), context, stream)
 
     def close(self) -> None:
-        """Free the session."""
+        """Free the sessions."""
         super().close()
-        self._session = None
+        self._sessions = {}
 
     def _make_plan(self, input_shapes: Shapes) -> Plan:
-        graph, self._graphs_left = self._graphs_left, max(self._graphs_left - 1, 0)
-        plan = _BoundPlan(self._device, self._dtypes, dict(input_shapes), self._session, self._label, graph)
+        is_typical = input_shapes == self._typical
+        if is_typical not in self._sessions:
+            self._sessions[is_typical] = self._open({})
+        opened = self._sessions[is_typical]
+        graph, opened.graphs_left = opened.graphs_left, max(opened.graphs_left - 1, 0)
+        plan = _BoundPlan(self._device, self._dtypes, dict(input_shapes), opened.session, self._label, graph)
         plan.learn_output_shapes([spec.name for spec, _ in self._outputs], self._stream)
         return plan
 
@@ -189,23 +216,40 @@ class _BoundPlan(Plan):
             raise _named(self._label, error) from error
 
 
+def _typical_shapes(bundle: Bundle) -> Shapes:
+    """Of the inputs, by name, as the manifest has them."""
+    sizes = profile_sizes(bundle)
+    return {spec.name: shapes(spec, sizes)[1] for spec in bundle.inputs}
+
+
 def _open_with_graph(
-    bundle: Bundle, variant: Variant, device: str, threads: int | None, options: dict[str, dict[str, str]]
-) -> tuple[Any, bool, tuple[str, ...]]:
-    """A session, whether it captures graphs, and why not where it was asked to.
+    bundle: Bundle,
+    variant: Variant,
+    device: str,
+    threads: int | None,
+    options: dict[str, dict[str, str]],
+    sizes: Mapping[str, int],
+) -> _Opened:
+    """A session that captures graphs where it was asked to and can.
 
     With channels last some sizes may be computed on the GPU and fetched, which no graph can; a graph gains more than
     they do. Without them cuDNN fuses no float16.
+
+    Args:
+        sizes: of the manifest's dims, those that the session is for; none when it is for all.
     """
     graph, why = _GRAPH_OPTIONS[device], ""
     for changed in ({}, {"prefer_nhwc": "0", "fuse_conv_bias": "0"}):
         tried = options | {"cuda": options["cuda"] | changed}
         try:
-            return _open(bundle, variant, device, threads, tried), _is_on(tried[device][graph]), ()
+            session = _open(bundle, variant, device, threads, tried, sizes)
         except _NoGraph as error:
             why = why or error.message
+            continue
+        reasons = (f"without channels last, for a CUDA graph: {why}",) if why else ()
+        return _Opened(session, _LARGEST_GRAPHS if _is_on(tried[device][graph]) else 0, reasons)
     without = options | {device: options[device] | {graph: "0"}}
-    return _open(bundle, variant, device, threads, without), False, (f"no CUDA graph: {why}",)
+    return _Opened(_open(bundle, variant, device, threads, without, sizes), 0, (f"no CUDA graph: {why}",))
 
 
 class _NoGraph(EngineError):
@@ -269,15 +313,22 @@ def _check_provider(device: str) -> None:
 
 
 def _open(
-    bundle: Bundle, variant: Variant, device: str, threads: int | None, options: Mapping[str, Mapping[str, str]]
+    bundle: Bundle,
+    variant: Variant,
+    device: str,
+    threads: int | None,
+    options: Mapping[str, Mapping[str, str]],
+    sizes: Mapping[str, int] | None = None,
 ) -> Any:
-    """A session that really runs on the device, with the inputs and outputs of the manifest."""
+    """A session that really runs on the device, with the inputs and outputs of the manifest; see `_open_with_graph`."""
     path, provider = bundle.file(variant.file), PROVIDERS[device]
     if device != "cpu" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # finds CUDA and cuDNN where pip has put them
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads or usable_cpus()
     settings.log_severity_level = _ERRORS_ONLY
+    for name, size in (sizes or {}).items():
+        settings.add_free_dimension_override_by_name(name, size)
     if variant.precision == "fp8":  # more makes ONNX Runtime 1.32 compute something else on a CPU, without a word
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     wanted = [(PROVIDERS[name], dict(options.get(name, {}))) for name in (device, *_FALLBACKS[device])]

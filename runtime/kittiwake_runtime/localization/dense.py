@@ -8,6 +8,8 @@ correlated over every shift of a small window. The folded gradient survives seas
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +20,16 @@ from .map_index import MapIndex
 
 Complex64 = npt.NDArray[np.complex64]
 
-SLOPE = 20.0
-"""Of the log-likelihood on the correlation, where the map has a pixel for every sample. Places that no descriptor was
-trained on (`season_train`, two dates of one or two years) ask for 30, ground that changed for a decade for 16."""
+SLOPE_NEW, SLOPE_YEARS = 34.0, 12.5
+"""Slope of the log-likelihood on the correlation over imagery of today, where the map has a pixel for every sample, and
+the years in which it falls to a third: the longer ago, the more of the ground has changed. Places that no descriptor
+was trained on (`season_train`, two dates of one or two years) ask for 30, North Dakota over a decade for 16."""
 
-NULL = 0.1
-"""Share of frames that the correlation must not decide."""
+NULL_NEW, NULL_YEAR, NULL_MOST = 0.02, 0.012, 0.2
+"""Share of frames that the correlation must not decide: over imagery of today, more with each year, at most."""
+
+UNKNOWN_YEARS = 6.5
+"""How old imagery is taken to be whose age nobody tells."""
 
 SEEN_SHARE = 0.7
 """Of a disc, on the map, below which a shift is not judged."""
@@ -34,12 +40,26 @@ class DenseMatcher:
 
     Args:
         index: an open map index.
+
+    Attributes:
+        null: share of frames that it must not decide.
     """
 
     def __init__(self, index: MapIndex) -> None:
         self.index = index
+        self.set_age(None)
+
+    def set_age(self, years: float | None) -> None:
+        """Trust the imagery as its age allows.
+
+        Args:
+            years: between the imagery and the flight; None when nobody knows.
+        """
+        years = UNKNOWN_YEARS if years is None else years
         # Imagery coarser than the samples has fewer independent ones, which say as much less.
-        self._slope = SLOPE * min(1.0, index.gsd_m / index.meta.imagery_gsd_m) ** 2
+        fineness = min(1.0, self.index.gsd_m / self.index.meta.imagery_gsd_m) ** 2
+        self._slope = SLOPE_NEW * math.exp(-years / SLOPE_YEARS) * fineness
+        self.null = min(NULL_NEW + NULL_YEAR * years, NULL_MOST)
 
     def ratios(
         self, belief: Belief, planes: list[int], views: Float32, lever: Float64, exponent: float
@@ -80,7 +100,7 @@ class DenseMatcher:
             flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
             cv2.warpAffine(surface, to_surface, size, out, flags=flags, borderMode=cv2.BORDER_REPLICATE)
         mass = belief.mass[planes][:, rows, cols]
-        return _fair(found, mass, self._slope, exponent), window
+        return _fair(found, mass, self._slope, self.null, exponent), window
 
     def _map_field(self, west: float, top: float, size_m: list[float]) -> tuple[Complex64, Float32]:
         gsd = self.index.gsd_m
@@ -148,9 +168,9 @@ def _occupied(belief: Belief) -> tuple[slice, slice]:
     return spans[0], spans[1]
 
 
-def _fair(found: Float32, mass: Float32, slope: float, exponent: float) -> Float32:
+def _fair(found: Float32, mass: Float32, slope: float, null: float, exponent: float) -> Float32:
     """Ratios whose mean over the belief is one before they are tempered."""
     ratio = np.exp(slope * (found - found.max()))
     mean = float((ratio * mass).sum(dtype=np.float64)) / max(float(mass.sum(dtype=np.float64)), 1e-300)
-    fair = (1 - NULL) * ratio / max(mean, 1e-12) + NULL
+    fair = (1 - null) * ratio / max(mean, 1e-12) + null
     return np.asarray(fair**exponent, np.float32)

@@ -140,7 +140,8 @@ class Localizer:
             step: odometry since the last update; None for the first frame.
             patch: ``(33, 33) float32`` grey in [0, 1], up is the vehicle's forward axis, NaN unseen; several,
                 one for each assumed scale, when the height is not known; None when there is no usable view.
-            time_s: the image's time; strictly increasing.
+            time_s: the image's time; strictly increasing. A Unix time tells how old the map's imagery is: the
+                older, the less it is trusted.
             lever: forward and left metres from the vehicle to the patch's centre.
             reason: why there is no patch.
 
@@ -159,6 +160,8 @@ class Localizer:
         stages: dict[str, float] = {}
         if step is not None:
             self._predict(step)
+        if self._time_s == -math.inf:
+            self.filter.matcher.dense.set_age(self.index.age_years(time_s))
         self._time_s = time_s
         stages["predict"] = 1e3 * (time.perf_counter() - started)
         patches = [] if patch is None else [patch] if isinstance(patch, np.ndarray) else list(patch)

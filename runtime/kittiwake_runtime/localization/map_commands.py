@@ -56,7 +56,8 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     build.add_argument("--bundle", help="a model's folder or name (default: the one that ships with Kittiwake)")
     build.add_argument("--crs", help="CRS of rasters that have none, such as EPSG:32633")
     build.add_argument("--grid", help="projected metric CRS of the index (default: the map's own, or UTM)")
-    build.add_argument("--date", help="day of the imagery, YYYY-MM-DD")
+    build.add_argument("--date", help="day of the imagery, YYYY-MM-DD: the older, the less it is trusted "
+                                      "(without it, as imagery of six years)")  # fmt: skip
     build.add_argument("--source", default="", help="where the imagery comes from")
     build.add_argument("--licence", default="", help="licence of the imagery")
     build.add_argument("--georef-sigma", type=float, metavar="M",

@@ -11,6 +11,7 @@ them by :meth:`MapIndex.verify`. How such a file is made is in map_build.py, its
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime, timezone
 from functools import cached_property, lru_cache
 from os import PathLike
 from pathlib import Path
@@ -39,6 +40,11 @@ from kittiwake_runtime.localization.map_format import (
 
 Int8 = npt.NDArray[np.int8]
 Bounds = tuple[float, float, float, float]
+
+_EARLIEST = datetime(2000, 1, 1, tzinfo=timezone.utc)
+"""Times before it are those of a clock that nobody set."""
+
+_YEAR_S = 365.25 * 86_400
 
 _TILES_KEPT = 32
 """Decoded tiles that stay in memory (25 MB): a vehicle looks at the same few again and again."""
@@ -100,6 +106,21 @@ class MapIndex:
             what = "truncated" if size < expected else "longer than it should be"
             raise MapError(f"{path} is {what}: {size} of {expected} bytes", "copy it again, or " + REBUILD)
         return cls(path, meta, sections, header)
+
+    def age_years(self, time_s: float) -> float | None:
+        """Years between the imagery and a time, whichever is the later.
+
+        Args:
+            time_s: Unix time.
+
+        Returns:
+            None when the imagery has no date, or the time lies before the year 2000, as those of a clock do that
+            started at zero.
+        """
+        if self.imagery_date is None or time_s < _EARLIEST.timestamp():
+            return None
+        taken = datetime.fromisoformat(self.imagery_date).replace(tzinfo=timezone.utc)
+        return abs(time_s - taken.timestamp()) / _YEAR_S
 
     @property
     def descriptors(self) -> Int8:

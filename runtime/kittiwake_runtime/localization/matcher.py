@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .belief import Belief, Float32, Float64, sum_of
-from .dense import NULL as DENSE_NULL
 from .dense import DenseMatcher
 from .descriptor import Descriptor, rotated_views
 from .likelihood import LEVELS, Likelihood
@@ -174,7 +173,7 @@ class Matcher:
         """
         kept = significant_planes(belief)
         evidence = np.ones(len(queries))
-        nothing = np.float32(DENSE_NULL**exponent)
+        nothing = np.float32(self.dense.null**exponent)
         ratios = np.zeros_like(belief.mass)
         for scale, (share, query) in enumerate(zip(shares, queries, strict=True)):
             table = self.likelihood.table(query.background, exponent)

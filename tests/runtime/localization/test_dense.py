@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kittiwake_runtime.localization.belief import gaussian, uniform
-from kittiwake_runtime.localization.dense import NULL, DenseMatcher, correlation, orientation_field
+from kittiwake_runtime.localization.dense import DenseMatcher, correlation, orientation_field
 from kittiwake_runtime.localization.descriptor import rotated_views
 from kittiwake_runtime.localization.footprint import disc_mask
 
@@ -92,17 +92,31 @@ def test_beyond_the_map_every_state_explains_a_view_alike(country: Any) -> None:
 def test_coarse_imagery_says_less(country: Any) -> None:
     """Pixels of twice the samples' size are a quarter as many: so is the logarithm of what they say."""
     index = copy.copy(country.index)
+    fine = spread(country, DenseMatcher(index))
+    index.meta = replace(index.meta, imagery_gsd_m=2 * index.gsd_m)
+    assert spread(country, DenseMatcher(index)) == pytest.approx(fine / 4, rel=0.05)
+    index.meta = replace(index.meta, imagery_gsd_m=index.gsd_m / 3)
+    assert spread(country, DenseMatcher(index)) == pytest.approx(fine)
+
+
+def test_old_imagery_says_less(country: Any) -> None:
+    matcher = DenseMatcher(country.index)
+    unknown, unknown_null = spread(country, matcher), matcher.null
+    found = []
+    for years in (0.0, 1.0, 5.0, 10.0, 40.0):
+        matcher.set_age(years)
+        found.append((spread(country, matcher), -matcher.null))
+    assert found == sorted(found, reverse=True)
+    spreads, nulls = zip(*found, strict=True)
+    assert spreads[0] > 2 * spreads[3] > 2 * spreads[4] and nulls[4] == -0.2
+    assert spreads[3] < unknown < spreads[2] and -nulls[2] < unknown_null < -nulls[3]
+
+
+def spread(country: Any, matcher: DenseMatcher) -> float:
+    """Of the log-likelihood over the states, the null's floor taken off."""
+    index = matcher.index
     belief = uniform(40, 40, index.e0 + 630.0, index.n0 - 840.0, 2.5, 36)
     views = rotated_views(country.view(index.e0 + 680, index.n0 - 890, 0.0), belief.headings[:1])
-
-    def spread() -> float:
-        """Of the log-likelihood over the states, the null's floor taken off."""
-        ratios, _ = DenseMatcher(index).ratios(belief, [0], views, np.zeros((36, 2)), 1.0)
-        logs = np.log(np.maximum(ratios.astype(np.float64) - NULL, 1e-300))
-        return float(logs.max() - np.quantile(logs, 0.9))
-
-    fine = spread()
-    index.meta = replace(index.meta, imagery_gsd_m=2 * index.gsd_m)
-    assert spread() == pytest.approx(fine / 4, rel=0.05)
-    index.meta = replace(index.meta, imagery_gsd_m=index.gsd_m / 3)
-    assert spread() == pytest.approx(fine)
+    ratios, _ = matcher.ratios(belief, [0], views, np.zeros((36, 2)), 1.0)
+    logs = np.log(np.maximum(ratios.astype(np.float64) - matcher.null, 1e-300))
+    return float(logs.max() - np.quantile(logs, 0.9))

@@ -26,6 +26,7 @@ from kittiwake_runtime.localization.flight import Observation, fly, likely_scale
 from kittiwake_runtime.localization.flight_log import Odometry, OdometryStep, Pose, odometry_steps
 from kittiwake_runtime.localization.localizer import Localizer, LocalizerConfig
 from kittiwake_runtime.localization.map_build import build_index, find_bundle
+from kittiwake_runtime.localization.map_index import MapIndex
 from kittiwake_runtime.localization.outputs import Fix
 from kittiwake_runtime.localization.simulate import DEFAULT_CAMERA, simulate_flight
 from kittiwake_runtime.localization.world import World, write_geotiff
@@ -435,3 +436,16 @@ def test_from_images_over_the_procedural_world(tmp_path: Path, height_is_known: 
     assert max(update.error_m for update in believed) < FALSE_M
     if not height_is_known:
         assert likely_scale(localizer) == pytest.approx(1 / 1.2, rel=0.08)
+
+
+def test_the_age_of_the_imagery_comes_from_the_first_frames_time(country: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MapIndex, "age_years", lambda self, time_s: time_s / 1e8)
+    localizer = start(country)
+    dense = localizer.filter.matcher.dense
+    unknown = dense.null
+    for time_s, years in ((1e8, 1), (9e8, 1)):  # one flight, one age
+        localizer.update(None, None, time_s=time_s)
+        assert dense.null == pytest.approx(0.02 + 0.012 * years)
+    localizer.reset()
+    localizer.update(None, None, time_s=4e8)
+    assert 0.04 < dense.null < unknown

@@ -6,6 +6,7 @@ import json
 import struct
 import time
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,17 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
         assert index.meta == make_meta(300, 350)
         index.verify()
     assert [entry.name for entry in tmp_path.iterdir()] == ["area.kwmap"]
+
+
+def test_its_age_is_counted_either_way(tmp_path: Path) -> None:
+    path = tmp_path / "a.kwmap"
+    write_map(path)
+    with MapIndex.open(path) as index:  # of 2024-06-01
+        assert index.age_years(datetime(2025, 6, 1, tzinfo=timezone.utc).timestamp()) == pytest.approx(1, abs=0.01)
+        assert index.age_years(datetime(2014, 6, 1, tzinfo=timezone.utc).timestamp()) == pytest.approx(10, abs=0.01)
+        assert index.age_years(5.0) is None  # a clock that started at zero
+        index.imagery_date = None
+        assert index.age_years(1.75e9) is None
 
 
 def test_an_index_from_before_that_says_nothing_of_its_pixels_can_be_opened(tmp_path: Path) -> None:
