@@ -214,12 +214,17 @@ class FlightTracker:
         self._image_s, self._skipped = image.time_s, ""
         return self._out(job)
 
+    @property
+    def expects_its_job(self) -> bool:
+        """Whether the update that is being made will still count."""
+        return self._job_generation == self._generation
+
     def finished(self, job: Job, update: Update | None) -> bool:
         """Take a job's update, None where it failed; returns whether it still counts (no reset came in between)."""
         self.busy = False
         if job.image is not None:
             self.health.counts["images_used"] += 1
-        if self._job_generation != self._generation or update is None:
+        if update is None or not self.expects_its_job:
             return False
         fix = update.fix
         if math.isfinite(fix.evidence) or fix.reason.startswith("hovering"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -133,9 +134,8 @@ class MapFrame:
 
     def from_grid(self, easting_m: float, northing_m: float) -> tuple[float, float]:
         """x and y of a point of the grid."""
-        lat, lon = self.grid.to_wgs84(easting_m, northing_m)
-        x, y, _ = self.origin.from_wgs84(lat, lon)
-        return float(x), float(y)
+        ((x, y),) = self._from_grid([easting_m], [northing_m]).tolist()
+        return x, y
 
     def to_wgs84(self, x_m: float, y_m: float) -> tuple[float, float]:
         """Latitude and longitude of a point of the frame."""
@@ -144,18 +144,27 @@ class MapFrame:
 
     def turn_at(self, easting_m: float, northing_m: float) -> Floats:
         """``(2, 2)`` Jacobian of :meth:`from_grid`: a turn by the grid's convergence, and its scale."""
-        step_m = 10.0
-        here = np.array(self.from_grid(easting_m, northing_m))
-        east = np.array(self.from_grid(easting_m + step_m, northing_m))
-        north = np.array(self.from_grid(easting_m, northing_m + step_m))
-        return np.column_stack([east - here, north - here]) / step_m
+        return self._at(easting_m, northing_m)[1]
 
     def pose(self, fix: Fix) -> MapPose:
         """A fix in this frame."""
-        x, y = self.from_grid(fix.easting_m, fix.northing_m)
-        turn = self.turn_at(fix.easting_m, fix.northing_m)
+        (x, y), turn = self._at(fix.easting_m, fix.northing_m)
         ahead = turn @ np.array([math.cos(fix.heading_rad), math.sin(fix.heading_rad)])
-        return MapPose(x, y, math.atan2(ahead[1], ahead[0]), turn @ fix.covariance @ turn.T)
+        return MapPose(float(x), float(y), math.atan2(ahead[1], ahead[0]), turn @ fix.covariance @ turn.T)
+
+    @lru_cache(maxsize=4)  # noqa: B019 - a node has one frame
+    def _at(self, easting_m: float, northing_m: float) -> tuple[Floats, Floats]:
+        """A point of the grid and the Jacobian there, from three points at once and once for all messages of a fix:
+        each that is sent waits for it."""
+        step_m = 10.0
+        here, east, north = self._from_grid(
+            [easting_m, easting_m + step_m, easting_m], [northing_m, northing_m, northing_m + step_m]
+        )
+        return here, np.column_stack([east - here, north - here]) / step_m
+
+    def _from_grid(self, easting_m: list[float], northing_m: list[float]) -> Floats:
+        """``(n, 2)`` x and y."""
+        return self.origin.from_wgs84(*self.grid.to_wgs84(easting_m, northing_m))[:, :2]
 
 
 def odom_in_map(base_in_map: MapPose, odom_x_m: float, odom_y_m: float, odom_yaw_rad: float) -> tuple[float, ...]:

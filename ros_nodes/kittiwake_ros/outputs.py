@@ -63,20 +63,28 @@ class Outputs:
         """Whether somebody looks at the picture of the belief."""
         return bool(self._picture.get_subscription_count())
 
-    def fix(self, job: Job, fix: Fix) -> None:
-        """An update, with its image's stamp."""
+    def fix(self, job: Job, fix: Fix) -> PoseStamped | None:
+        """An update, with its image's stamp; from any thread.
+
+        Returns:
+            A point of the track, for :meth:`remember`; None when the fix is not believed.
+        """
         stamp = messages.stamp_of(fix.time_s)
         if job.image is not None and self._settings.camera_offset_s == 0.0:
             stamp = job.image.header.stamp  # to the nanosecond: who joins fixes with images needs that
         self._navsat.publish(messages.navsat_message(fix, self._frame, stamp, self._settings.base_frame))
         if not fix.is_believed:
-            return
+            return None
         header = Header(stamp=stamp, frame_id=self._settings.map_frame)
         tilt_rad = job.attitude_rad[:2] if job.image is not None else self._inputs.tilt_rad()
         pose = messages.pose_message(fix, self._frame, tilt_rad, *self._inputs.height_and_tilt())
         if fix.source == "map_matched":
             self._fix.publish(messages.fix_message(pose, header))
-        self._points.append(PoseStamped(header=header, pose=pose.pose))
+        return PoseStamped(header=header, pose=pose.pose)
+
+    def remember(self, point: PoseStamped) -> None:
+        """The track goes on to there."""
+        self._points.append(point)
 
     def no_fix(self) -> None:
         """That there is none now: silence can't be told from a dead node."""

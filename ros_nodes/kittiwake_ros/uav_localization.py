@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from geometry_msgs.msg import PoseWithCovarianceStamped, QuaternionStamped
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, QuaternionStamped
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage, Imu, NavSatFix, Range
 from sensor_msgs.msg import Image as ImageMessage
@@ -198,7 +198,23 @@ class UavLocalization(ManagedNode):
         if job is None:
             return
         commands, self._commands = [make(job) for make in self._commands], []
-        self.worker.submit(partial(_timed_update, self.localizer, commands, job), partial(self._on_update, job))
+        self.worker.submit(partial(self._update, commands, job), partial(self._on_update, job))
+
+    def _update(self, commands: Sequence[Command], job: Job) -> tuple[Update, PoseStamped | None, float, float]:
+        """An update, on the localizer's thread, and its fix sent from there: the executor may be at an image, and to
+        wait for it takes as long as all else that the node does.
+
+        Returns:
+            The update, its point of the track, the seconds that it took, and when it was sent (monotonic).
+        """
+        started_s = time.monotonic()
+        for command in commands:
+            command(self.localizer)
+        update = locate(self.localizer, job)
+        task_s = time.monotonic() - started_s
+        counts = self.tracker is not None and self.tracker.expects_its_job
+        point = self.outputs.fix(job, update.fix) if counts else None
+        return update, point, task_s, time.monotonic()
 
     def _on_update(self, job: Job, future: Future[Any]) -> None:
         if self.tracker is None:
@@ -210,13 +226,14 @@ class UavLocalization(ManagedNode):
             self.health.set("update", "error", f"the last update failed: {text}")
             self.get_logger().error(f"update: {text}", throttle_duration_sec=5.0)
             return
-        update, task_s = future.result()
+        update, point, task_s, sent_s = future.result()
         self.health.set("update", "ok", "")
         if self.tracker.finished(job, update):
             self.record.add(update.fix)
-            self.outputs.fix(job, update.fix)
+            if point is not None:
+                self.outputs.remember(point)
             if job.image is not None:
-                node_s = time.monotonic() - job.image.arrived_s - task_s
+                node_s = sent_s - job.image.arrived_s - task_s
                 age_s = job.image.arrived_s - job.image.sent_s
                 self._times_ms = {"task_ms": 1e3 * task_s, "node_ms": 1e3 * node_s, "image_age_ms": 1e3 * age_s}
             self._publish_state()
@@ -376,15 +393,6 @@ class UavLocalization(ManagedNode):
         except KittiwakeError as error:
             response.success, response.message = False, error.message
         return response
-
-
-def _timed_update(localizer: Localizer, commands: Sequence[Command], job: Job) -> tuple[Update, float]:
-    """An update and the seconds that it took, on the localizer's thread."""
-    started_s = time.monotonic()
-    for command in commands:
-        command(localizer)
-    update = locate(localizer, job)
-    return update, time.monotonic() - started_s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

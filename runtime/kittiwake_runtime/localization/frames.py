@@ -173,14 +173,17 @@ class Enu:
 
     def from_wgs84(self, lat_deg: ArrayLike, lon_deg: ArrayLike, height_m: ArrayLike = 0.0) -> Floats:
         """WGS84 degrees and ellipsoid height to (..., 3) float64 metres east, north, up."""
-        offset = _to_ecef(lat_deg, lon_deg, height_m) - _to_ecef(self.lat_deg, self.lon_deg, self.height_m)
-        return np.asarray(offset @ self._ecef_to_enu().T)
+        return np.asarray((_to_ecef(lat_deg, lon_deg, height_m) - self._origin) @ self._ecef_to_enu.T)
 
     def to_wgs84(self, enu_m: ArrayLike) -> tuple[Floats, Floats, Floats]:
         """(..., 3) metres east, north, up to WGS84 ``(lat_deg, lon_deg, ellipsoid height_m)``."""
-        offset = np.asarray(enu_m, dtype=np.float64) @ self._ecef_to_enu()
-        return _from_ecef(offset + _to_ecef(self.lat_deg, self.lon_deg, self.height_m))
+        return _from_ecef(np.asarray(enu_m, dtype=np.float64) @ self._ecef_to_enu + self._origin)
 
+    @functools.cached_property
+    def _origin(self) -> Floats:
+        return _to_ecef(self.lat_deg, self.lon_deg, self.height_m)
+
+    @functools.cached_property
     def _ecef_to_enu(self) -> Floats:
         lat, lon = math.radians(self.lat_deg), math.radians(self.lon_deg)
         sin_lat, cos_lat, sin_lon, cos_lon = math.sin(lat), math.cos(lat), math.sin(lon), math.cos(lon)
