@@ -31,6 +31,9 @@ except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 DIAGNOSTICS_PERIOD_S = 1.0
+SWITCH_S = 5e-4
+"""After so long a thread that computes hands on Python's lock, in place of 5 ms: one with a message to take waits for it,
+or one with a fix to send."""
 
 
 class ManagedNode(LifecycleNode):
@@ -192,6 +195,7 @@ def run(make: Callable[[], ManagedNode], arguments: Sequence[str] | None = None)
         arguments: of the command line, ``--ros-args`` among them.
     """
     rclpy.init(args=arguments)
+    sys.setswitchinterval(SWITCH_S)
     node, executor = None, SingleThreadedExecutor()
     try:
         node = make()
