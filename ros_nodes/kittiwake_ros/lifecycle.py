@@ -32,8 +32,8 @@ except ImportError:  # Humble
 
 DIAGNOSTICS_PERIOD_S = 1.0
 SWITCH_S = 5e-4
-"""After so long a thread that computes hands on Python's lock, in place of 5 ms: one with a message to take waits for it,
-or one with a fix to send."""
+"""After so long a thread that computes hands on Python's lock, in place of 5 ms: who has a message to take, or a fix to
+send, waits for it."""
 
 
 class ManagedNode(LifecycleNode):

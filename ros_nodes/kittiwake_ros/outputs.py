@@ -110,7 +110,7 @@ class Outputs:
             self._broadcaster.sendTransform(transform)
 
     def path(self) -> None:
-        """The believed track, for whoever looks: a thousand poses take milliseconds, and who comes late waits a second."""
+        """The believed track, for whoever looks: a thousand poses take milliseconds. Who comes late waits a second."""
         if self._points and self._path.get_subscription_count():
             stamp = self._node.get_clock().now().to_msg()
             self._path.publish(messages.path_message(self._points, stamp, self._settings.map_frame))
