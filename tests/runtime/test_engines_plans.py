@@ -73,7 +73,7 @@ def test_onnx_runtimes_graph_is_for_addresses_that_come_again(
         assert plan._graph.get_run_config_entry("gpu_graph_id") == "8"
         assert plan._plain.get_run_config_entry("gpu_graph_id") == "-1"
         plan.close()
-        plans = [engine._make_plan({"x": (1, 2, 4)}) for _ in range(9)]
+        plans = [engine._make_plan({"x": (2, 2, 4)}) for _ in range(9)]
         assert [other._graph is None for other in plans] == [False] * 7 + [True] * 2, "eight graphs, then none"
         for other in plans:
             other.close()
@@ -113,10 +113,10 @@ def test_a_network_that_channels_last_keep_from_being_a_graph_runs_without_them(
     monkeypatch.setattr(onnx_runtime.ort, "InferenceSession", refuse)
     bundle = make_bundle(provider_options={"cuda": {"fuse_conv_bias": True}})
     with onnx_runtime.OnnxRuntimeGpuEngine(bundle, bundle.variants["fp32"], "cuda", 1, ()) as engine:
-        assert engine.report.reasons == ()
+        assert [reason.split(":")[0] for reason in engine.report.reasons] == ["without channels last, for a CUDA graph"]
         np.testing.assert_array_equal(engine.infer({"x": X})["y"], 2 * X + 1)
     asked = [(o["prefer_nhwc"], o["fuse_conv_bias"], o["enable_cuda_graph"]) for o in opened]
-    assert asked == [("1", "1", "1"), ("0", "0", "1")]
+    assert asked[:2] == [("1", "1", "1"), ("0", "0", "1")]
 
 
 class Context:

@@ -40,6 +40,7 @@ _SETTABLE = {
 }  # fmt: skip
 _GRAPH_OPTIONS = {"cuda": "enable_cuda_graph", "tensorrt-ep": "trt_cuda_graph_enable"}
 _LARGEST_GRAPHS = 8  # ONNX Runtime keeps a captured graph as long as the session
+_TENSORRT_FILE = ".tensorrt.onnx"  # of a network in TensorRT's form; on a CPU it is only tried
 _MEMORY = "cuda"  # where bound inputs and outputs lie
 _ERRORS_ONLY = 3
 
@@ -329,7 +330,9 @@ def _open(
     settings.log_severity_level = _ERRORS_ONLY
     for name, size in (sizes or {}).items():
         settings.add_free_dimension_override_by_name(name, size)
-    if variant.precision == "fp8":  # more makes ONNX Runtime 1.32 compute something else on a CPU, without a word
+    # More makes ONNX Runtime 1.32 compute fp8 as something else on a CPU, without a word, and saturates TensorRT's int8
+    # (signed activations, weights of 8 bits) on x86 without VNNI.
+    if variant.precision == "fp8" or variant.file.endswith(_TENSORRT_FILE):
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     wanted = [(PROVIDERS[name], dict(options.get(name, {}))) for name in (device, *_FALLBACKS[device])]
     try:
