@@ -20,6 +20,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from kittiwake_runtime.machine import usable_cpus
+
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 _FOLDED = ("Relu", "Clip")
 """Runtimes fold these into what computes their input: no Q/DQ in between."""
@@ -137,6 +139,7 @@ def open_session(network: onnx.ModelProto) -> ort.InferenceSession:
     """The network in ONNX Runtime on the CPU, and quiet; identities stay, which hold roundings apart (half.py)."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = usable_cpus()  # by itself it counts cores that this process may not use
     return ort.InferenceSession(
         network.SerializeToString(), options, ["CPUExecutionProvider"], disabled_optimizers=["EliminateIdentity"]
     )

@@ -90,14 +90,25 @@ def test_the_hand_made_descriptor_is_only_calibrated(data: Path, tmp_path: Path)
     assert not load_file(tmp_path / "run" / "weights.safetensors")
 
 
-def test_a_run_starts_from_another_checkpoint(data: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_another_checkpoint_and_takes_its_size(data: Path, tmp_path: Path) -> None:
     config = replace(TINY, trainer=replace(TINY.trainer, steps=1, learning_rate=0.0))
-    train(config, data, tmp_path / "first")
+    train(replace(config, cnn=CnnConfig(width=16, widths=(8, 8, 16, 8, 8, 16))), data, tmp_path / "first")
     train(replace(config, init=str(tmp_path / "first"), seed=9), data, tmp_path / "second")
     first, second = (load_file(tmp_path / run / "weights.safetensors") for run in ("first", "second"))
     assert torch.equal(first["head.weight"], second["head.weight"])
-    with pytest.raises(TrainingError, match="the config asks for"):
-        train(replace(TINY, init=str(tmp_path / "first"), cnn=CnnConfig(width=16)), data, tmp_path / "third")
+    before, meta = (load_checkpoint(tmp_path / run).meta for run in ("first", "second"))
+    assert meta["model"] == before["model"]
+    assert meta["card"].endswith(f"It started from `first`, of which its own card says:\n\n{before['card']}")
+
+
+def test_a_run_does_not_start_from_another_task_s_checkpoint(data: Path, tmp_path: Path) -> None:
+    train(replace(TINY, trainer=replace(TINY.trainer, steps=1)), data, tmp_path / "first")
+    file = tmp_path / "first" / "checkpoint.json"
+    meta = json.loads(file.read_text())
+    meta["model"] = {"key": "image_classification.lite0", "config": {}}
+    file.write_text(json.dumps(meta))
+    with pytest.raises(TrainingError, match="image_classification"):
+        train(replace(TINY, init=str(tmp_path / "first")), data, tmp_path / "second")
 
 
 def test_the_command_trains_and_says_what_is_missing(

@@ -19,7 +19,7 @@ examples:
   kittiwake train localization --prepare RAW --data places        raw imagery to places, once
   kittiwake train localization --data places -o out/descriptor    train, evaluate, write a checkpoint
   kittiwake train localization --maps 2019.tif 2023.tif --set init=models/checkpoints/localization-descriptor \\
-      --set cnn.width=192 --set cnn.dim=64 -o out/tuned            fine-tune on one's own area at two dates
+      -o out/tuned                                                fine-tune on one's own area at two dates
   kittiwake export out/descriptor -o bundle                       then make a bundle of it
 
 RAW holds season_train/ and, or, s2_pair_germany/.

@@ -8,7 +8,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class LocalizationConfig:
         temperature: of the loss.
         freeze_norm_at: share of the steps after which batch normalization keeps its running statistics, so
             that the last steps train the network as it will run.
-        init: a checkpoint to start from; its model must be the same. Empty: start from fresh weights.
+        init: a checkpoint to start from, whose model and size are taken. Empty: start from fresh weights.
         cnn: size of the network, when it is one.
         sampler: how pairs are drawn.
         world: the procedural places.
@@ -146,6 +146,7 @@ def train(
         TrainingError: no data, or a config, a state or a checkpoint that doesn't fit.
     """
     started = time.monotonic()
+    config = sized_as_init(config)
     fabric = make_fabric(config.trainer, devices)
     with fabric.rank_zero_first():  # what the first has rendered the others read
         _record_config(config, output, resume)
@@ -233,6 +234,23 @@ def make_model(config: LocalizationConfig) -> nn.Module:
     return start.model
 
 
+def sized_as_init(config: LocalizationConfig) -> LocalizationConfig:
+    """The config with the model and size of the checkpoint that it starts from, if it starts from one.
+
+    Raises:
+        TrainingError: that checkpoint is of another task.
+    """
+    if not config.init:
+        return config
+    model = load_checkpoint(Path(config.init)).meta["model"]
+    size = {name: tuple(value) if isinstance(value, list) else value for name, value in model["config"].items()}
+    known = {name: value for name, value in size.items() if name in {f.name for f in fields(CnnConfig)}}
+    sized = replace(config, model=model["key"], cnn=replace(config.cnn, **{"widths": (), **known}))
+    if model["key"].partition(".")[0] != "localization" or model_settings(sized) != model["config"]:
+        raise TrainingError(f"{config.init} is a {model['key']}, which is not trained for localization")
+    return sized
+
+
 def model_settings(config: LocalizationConfig) -> dict[str, Any]:
     """What the registry's factory takes."""
     cnn, key = config.cnn, config.model
@@ -249,6 +267,8 @@ def model_settings(config: LocalizationConfig) -> dict[str, Any]:
 def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, Any]:
     """The fields of ``checkpoint.json`` that are known before evaluation."""
     dim = 48 if config.model == "localization.gradients" else config.cnn.dim
+    before = load_checkpoint(Path(config.init)).meta if config.init else {}
+    pruned = {name: facts for name, facts in before.get("training", {}).items() if name == "pruning"}
     return {
         "name": config.name,
         "task": "localization.descriptor",
@@ -303,8 +323,9 @@ def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, A
             "config": asdict(config),
             "commit": git_commit(),
             "seed": config.seed,
+            **pruned,
         },
-        "card": _card(config, places),
+        "card": _card(config, places) + _card_of_init(config, before),
     }
 
 
@@ -321,6 +342,14 @@ def _card(config: LocalizationConfig, places: list[Place]) -> str:
     given = (" --data places" if prepared else "") + (" --maps ..." if own else "")
     lines += ["```text", f"kittiwake train localization{given} -o runs/{config.name} --resume{settings}", "```"]
     return "\n".join(lines) + "\n"
+
+
+def _card_of_init(config: LocalizationConfig, before: dict[str, Any]) -> str:
+    """What is said of the checkpoint that a run started from."""
+    if not before:
+        return ""
+    lines = [f"It started from `{Path(config.init).name}`, of which its own card says:", "", str(before["card"]).strip()]
+    return "\n" + "\n".join(lines) + "\n"
 
 
 def pair_losses(config: LocalizationConfig, sampler: PairSampler, peers: Peers) -> LossFunction:
