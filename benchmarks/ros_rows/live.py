@@ -23,7 +23,8 @@ from kittiwake_runtime.localization.camera import Camera
 from kittiwake_runtime.localization.frames import Enu, Grid
 from kittiwake_runtime.localization.simulate import DEFAULT_CAMERA, Truth, photograph
 from kittiwake_runtime.localization.world import CRS, ORIGIN_EASTING_M, ORIGIN_NORTHING_M, World
-from ros_rows.scene import WORLD_SEED, Plan, camera_file, flown, index_of, of_world
+from ros_rows.node import flown
+from ros_rows.scene import WORLD_SEED, Plan, camera_file, index_of, of_world
 
 SIDE_M = 4_000.0
 VGA = Camera.from_fov(640, 480, 65.0)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from domain_coordinator import domain_id
-from ros_peers import NodeProcess, Peer
 from runs import CACHE, code_hash, key_of, product_code
 from timing import build_seconds, world_map
 
@@ -64,13 +60,3 @@ def of_world(side_m: float) -> str:
     """Which data."""
     area = f"procedural world {WORLD_SEED}, version {VERSION}, {side_m**2 / 1e6:.0f} km2"
     return f"{area}; bundle {bundle().sha256[:16]}"
-
-
-@contextmanager
-def flown(parameters: dict[str, object], *, module: str = "kittiwake_ros.uav_localization") -> Iterator[tuple]:
-    """A domain of its own, the node as a process, and a peer: ``(domain, node, peer)``."""
-    with domain_id() as domain:
-        log = CACHE / "ros-node.log"
-        log.unlink(missing_ok=True)
-        with NodeProcess(domain, parameters, log, module=module) as node, Peer(domain) as peer:
-            yield domain, node, peer

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: pip install ros-rclpy")
 
 from nav_msgs.msg import Odometry
-from ros_rows.flights import NINETY
+from ros_rows.consistency import NINETY
 from ros_rows.live import SIDE_M, excess_errors, on_circle
 from scipy.stats import chi2
 from sensor_msgs.msg import NavSatFix

@@ -1,4 +1,4 @@
-"""Through ROS and directly: the same flight gives the same fixes; and over many flights the covariance is honest."""
+"""The published covariance against the truth, over many flights called directly: ROS has no part in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from multiprocessing import get_context
 
 import numpy as np
 from results import Figure
-from ros_peers import NODE, Sample, image_message, publish_sample
 from tqdm import tqdm
 
 from kittiwake_runtime.engines.select import open_engine
@@ -21,10 +20,9 @@ from kittiwake_runtime.localization.map_index import MapIndex
 from kittiwake_runtime.localization.outputs import Fix
 from kittiwake_runtime.localization.simulate import DEFAULT_CAMERA, SimulatedFrame, simulate_flight
 from kittiwake_runtime.localization.world import SEASONS, Season, World
-from ros_rows.scene import SEED, WORLD_SEED, Plan, bundle, camera_file, flown, index_of, of_world
+from ros_rows.scene import SEED, WORLD_SEED, Plan, bundle, index_of, of_world
 
 SIDE_M = 4_000.0
-UPDATES = 50
 NINETY = -2 * math.log(0.1)
 """Squared normalized error that a 2-D Gaussian stays below with 90 %."""
 
@@ -49,39 +47,6 @@ def directly(frames: list[SimulatedFrame]) -> Iterator[Fix]:
     with MapIndex.open(index_of(SIDE_M)) as index, open_engine(bundle()) as engine:
         for update in fly(Localizer(index, engine), DEFAULT_CAMERA, observations):
             yield update.fix
-
-
-def measure_parity(plan: Plan) -> list[Figure]:
-    """The largest distance between a believed fix of the node and the same one called directly."""
-    frames = simulated(SEED, plan.count(UPDATES, 15))
-    expected = list(directly(frames))
-    grid = expected[0].grid
-    camera = camera_file(DEFAULT_CAMERA, "ros-camera")
-    parameters = {"map": index_of(SIDE_M), "camera": camera, "update_distance_m": 50.0}
-    apart = []
-    with flown(parameters) as (_, _, peer):
-        peer.publish_to(["/imu", "/odometry", "/range", "/camera/image"])
-        peer.listen_to(f"{NODE}/navsat")
-        peer.activate()
-        for frame, fix in zip(tqdm(frames, desc="parity", unit="image", disable=None), expected, strict=True):
-            at = frame.odometry
-            odometry = (at.x_m, at.y_m, math.radians(at.yaw_deg))
-            publish_sample(peer, Sample(frame.time_s, frame.attitude_rad, frame.height_agl_m, odometry))
-            message = image_message(frame.image, frame.time_s)
-            peer.publishers["/camera/image"].publish(message)
-            heard, stamp = peer.heard[f"{NODE}/navsat"], message.header.stamp
-            answer = peer.until(lambda h=heard, s=stamp: [m for m in h if m.header.stamp == s], "an answer")[0]
-            if (answer.status.status >= 0) != fix.is_believed:
-                apart.append(math.inf)
-            elif fix.is_believed:
-                east, north = grid.from_wgs84(answer.latitude, answer.longitude)
-                apart.append(math.hypot(float(east) - fix.easting_m, float(north) - fix.northing_m))
-    worst = max(apart, default=math.nan)
-    note = f"largest of the believed fixes of {len(frames)} updates" + (
-        "" if math.isfinite(worst) else "; one side believed what the other did not"
-    )
-    value = worst if math.isfinite(worst) else None
-    return [Figure("parity.fix_m", value, "m", len(apart), None, "<= 0.1", data=of_world(SIDE_M), note=note)]
 
 
 def measure_consistency(plan: Plan) -> list[Figure]:
