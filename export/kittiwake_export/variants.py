@@ -124,7 +124,8 @@ def prepare(network: onnx.ModelProto, samples: Sequence[Arrays]) -> Quantizable:
 
 def run_trial(draft: Bundle, precision: str, task: Task, data: Path) -> Trial:
     """How well one of a bundle's networks does its task on this machine's CPU."""
-    with open_engine(draft, device="cpu", precision=precision, policy="require") as engine:
+    # A task asks from as many threads as there are cores.
+    with open_engine(draft, device="cpu", precision=precision, policy="require", threads=1) as engine:
         return task.trial(engine.infer, data)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from kittiwake_training.efficientnet_lite0 import prepare_image
 from kittiwake_training.errors import TrainingError
-from kittiwake_training.tasks import Calibration, Infer, Trial
+from kittiwake_training.tasks import Calibration, Infer, Trial, side_by_side
 
 LABELS = "labels.tsv"
 _EVERY = 5
@@ -40,9 +40,12 @@ class ImageClassification:
     def trial(self, infer: Infer, data: Path) -> Trial:
         """All pictures that :meth:`calibration` leaves."""
         others = [entry for i, entry in enumerate(_labelled(data)) if i % _EVERY]
-        hits = [
-            100.0 * (int(infer({_INPUT: _load(data / file)})[_OUTPUT][0].argmax()) == index) for file, index in others
-        ]
+
+        def hit(entry: tuple[str, int]) -> float:
+            file, index = entry
+            return 100.0 * (int(infer({_INPUT: _load(data / file)})[_OUTPUT][0].argmax()) == index)
+
+        hits = side_by_side(hit, others, "pictures")
         split = f"{data.resolve().name}, without every {_EVERY}th picture"
         return Trial("top1", "%", split, np.array(hits), np.arange(len(hits)))
 

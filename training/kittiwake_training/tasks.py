@@ -7,16 +7,20 @@ returns a :class:`Task`. A model without a task can be exported in float, not in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
+from kittiwake_runtime.machine import usable_cpus
 from kittiwake_training.errors import TrainingError
 
 GROUP = "kittiwake.tasks"
@@ -28,6 +32,10 @@ BUILT_IN = {
 
 Arrays = Mapping[str, NDArray[Any]]
 Infer = Callable[[Arrays], Arrays]
+"""A network; several threads may ask it at once, and each is answered in its own."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,23 @@ class Task(Protocol):
     def trial(self, infer: Infer, data: Path) -> Trial:
         """Try a network on a data folder; every call takes the same samples in the same order."""
         ...
+
+
+def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], title: str) -> list[Result]:
+    """What ``work`` gives for each item, in their order; as many at once as there are cores, each on one.
+
+    A network's threads and torch's in turn, on the same cores, wait for each other most of the time.
+
+    Args:
+        title: of the progress bar.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(usable_cpus()) as pool:
+            return list(tqdm(pool.map(work, items), total=len(items), desc=title, disable=None))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def find_task(name: str) -> Task:

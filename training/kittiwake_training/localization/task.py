@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.data import PairSampler, SamplerConfig, to_device
 from kittiwake_training.localization.evaluate import NEAR_CELLS, EvaluationConfig, scored_queries
 from kittiwake_training.localization.places import WORLD, Place, load_places
-from kittiwake_training.tasks import Calibration, Infer, Trial
+from kittiwake_training.tasks import Calibration, Infer, Trial, side_by_side
 
 _CPU = torch.device("cpu")
 _CALIBRATION_PLACES = 24
@@ -63,18 +62,20 @@ class DescriptorTask:
         Raises:
             TrainingError: it holds no real place of the split ``validation``.
         """
-        places, steps = _real(data, "validation"), EvaluationConfig().imagery_steps
-        model, hits, groups = _Inferring(infer), [], []
-        for index, place in enumerate(tqdm(places, desc="recall", unit="place", disable=None)):
-            rng = np.random.default_rng(index)
-            for step in steps:
-                with torch.no_grad():
-                    for scores, valid, centre, _ in scored_queries(
-                        model, to_device(place, _CPU), step, self.queries, rng
-                    ):
-                        hits.append(100.0 * (_off_cells(scores, valid, centre) < NEAR_CELLS))
-                        groups.append(index)
-        return Trial("recall_3_cells", "%", "validation, real places", np.array(hits), np.array(groups))
+        places = _real(data, "validation")
+        numbered = list(enumerate(places))
+        found = side_by_side(lambda item: self._hits(_Inferring(infer), *item), numbered, "recall by place")
+        groups = np.repeat(np.arange(len(places)), [len(hits) for hits in found])
+        return Trial("recall_3_cells", "%", "validation, real places", np.concatenate(found), groups)
+
+    def _hits(self, model: nn.Module, index: int, place: Place) -> np.ndarray:
+        """(queries,) 100 for each that was found, 0 for the others."""
+        rng, hits = np.random.default_rng(index), []
+        with torch.no_grad():
+            for step in EvaluationConfig().imagery_steps:
+                for scores, valid, centre, _ in scored_queries(model, to_device(place, _CPU), step, self.queries, rng):
+                    hits.append(100.0 * (_off_cells(scores, valid, centre) < NEAR_CELLS))
+        return np.array(hits)
 
 
 class _Inferring(nn.Module):

@@ -348,7 +348,11 @@ def _card_of_init(config: LocalizationConfig, before: dict[str, Any]) -> str:
     """What is said of the checkpoint that a run started from."""
     if not before:
         return ""
-    lines = [f"It started from `{Path(config.init).name}`, of which its own card says:", "", str(before["card"]).strip()]
+    lines = [
+        f"It started from `{Path(config.init).name}`, of which its own card says:",
+        "",
+        str(before["card"]).strip(),
+    ]
     return "\n" + "\n".join(lines) + "\n"
 
 
