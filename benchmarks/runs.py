@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue
@@ -55,17 +55,21 @@ def fly_all(
         folder: of the finished batches; in the cache when None.
     """
     folder = folder or CACHE / "tracks"
+    batches = [plans[first : first + BATCH] for first in range(0, len(plans), BATCH)]
+    files = [folder / f"{key}-{batch[0].index:04d}-{batch[-1].index:04d}.npz" for batch in batches]
     tracks: list[Track] = []
     with ExitStack() as stack, tqdm(total=len(plans), desc=title, unit="flight", disable=None) as bar:
-        pool: Executor | None = None
-        for first in range(0, len(plans), BATCH):
-            batch = plans[first : first + BATCH]
-            file = folder / f"{key}-{batch[0].index:04d}-{batch[-1].index:04d}.npz"
-            if not file.exists():
-                pool = pool or stack.enter_context(one_core_pool(processes, _be, make()))
+        flying: dict[Path, list[Future[Track]]] = {}
+        todo = [(file, batch) for file, batch in zip(files, batches, strict=True) if not file.exists()]
+        if todo:
+            pool = one_core_pool(processes, _be, make())
+            stack.callback(pool.shutdown, cancel_futures=True)
+            flying = {file: [pool.submit(_fly_one, plan) for plan in batch] for file, batch in todo}
+        for file, batch in zip(files, batches, strict=True):
+            if file in flying:
                 done = []
-                for track in pool.map(_fly_one, batch):
-                    done.append(track)
+                for future in flying[file]:
+                    done.append(future.result())
                     bar.update()
                 _save(file, done)
             else:
