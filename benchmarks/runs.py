@@ -62,9 +62,9 @@ def fly_all(
         flying: dict[Path, list[Future[Track]]] = {}
         todo = [(file, batch) for file, batch in zip(files, batches, strict=True) if not file.exists()]
         if todo:
-            pool = one_core_pool(processes, _be, make())
-            stack.callback(pool.shutdown, cancel_futures=True)
+            pool = stack.enter_context(one_core_pool(processes, _be, make()))
             flying = {file: [pool.submit(_fly_one, plan) for plan in batch] for file, batch in todo}
+            stack.callback(lambda: [future.cancel() for batch in flying.values() for future in batch])
         for file, batch in zip(files, batches, strict=True):
             if file in flying:
                 done = []
