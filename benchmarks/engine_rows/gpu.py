@@ -28,6 +28,7 @@ from kittiwake_runtime.bundle import Bundle, write_bundle
 from kittiwake_runtime.engines.base import Engine
 from kittiwake_runtime.engines.select import open_engine
 from kittiwake_runtime.machine import describe
+from kittiwake_training.checkpoint import load_checkpoint
 from kittiwake_training.efficientnet_lite0 import MEAN, SCALE, SIZE_PX, EfficientNetLite0
 from kittiwake_training.localization.model import ConvNorm, DescriptorCNN
 
@@ -68,7 +69,7 @@ def _against_torch(scratch: Path) -> list[Figure]:
         for id_, batch in BATCHES.items():
             view = torch.rand(batch, 2, 33, 33, device="cuda")
             described = torch.empty(batch, bundle.outputs[0].shape[1], 1, 1, device="cuda")
-            model = torch_descriptor(bundle).cuda()
+            model = torch_descriptor().cuda()
             replay, eager = _captured(model, view), _eager(model, view)
             ours = _queued(engine, {"view": view}, {"descriptor": described})
             contenders = [Contender("engine", ours, _ALONE), Contender("graph", replay, _ALONE),
@@ -151,9 +152,9 @@ def descriptor_in_half(scratch: Path) -> Bundle:
     return export(CHECKPOINT, scratch / CHECKPOINT.name, ["fp32", "fp16"])
 
 
-def torch_descriptor(bundle: Bundle) -> nn.Module:
-    """The same network in torch at its best: its weights are random, which its time doesn't depend on."""
-    return _HalfDescriptor(DescriptorCNN(**bundle.training.config["cnn"]).eval())
+def torch_descriptor() -> nn.Module:
+    """The same network in torch at its best."""
+    return _HalfDescriptor(load_checkpoint(CHECKPOINT).model.eval())
 
 
 class _HalfDescriptor(nn.Module):

@@ -15,7 +15,6 @@ from engine_rows import gpu
 from results import Figure, write_results
 
 from kittiwake_runtime import Bundle, open_engine
-from kittiwake_training.localization.model import DescriptorCNN
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,20 +47,13 @@ def test_another_machines_figures_replace_theirs_and_no_others(tmp_path: Path) -
     ]  # fmt: skip
 
 
-def test_torchs_side_of_the_comparison_computes_the_descriptor() -> None:
-    """In float16 with folded norms, against the plain module in float32 with the same weights."""
-    torch.manual_seed(0)
-    config = Bundle.open("localization-descriptor").training.config["cnn"]
-    plain = DescriptorCNN(**config).eval()
-    for part in plain.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(part.weight, 0.5, 1.5)
-            torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
-    view = torch.rand(2, 2, 33, 33)
+def test_torchs_side_of_the_comparison_computes_the_shipped_descriptor() -> None:
+    """In float16 with folded norms, against the bundle's network in float32."""
+    view = torch.rand(2, 2, 33, 33, generator=torch.Generator().manual_seed(0))
     view[:, 1] = 1.0
-    with torch.inference_mode():
-        expected = plain(view)
-        found = gpu._HalfDescriptor(plain)(view)
+    with open_engine(Bundle.open("localization-descriptor"), "cpu") as engine, torch.inference_mode():
+        expected = torch.from_numpy(engine.infer({"view": view.numpy()})["descriptor"])
+        found = gpu.torch_descriptor()(view)
     assert float((found * expected).sum(dim=1).min()) > 0.999  # cosines
 
 
