@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -41,8 +40,9 @@ class LocalizerConfig:
         converged_std_m: largest position spread (root of the covariance's trace) of a belief that a match leaves
             converged. A fix that is only carried forward may spread more, up to `max_radius_m`.
         converged_elsewhere: largest probability of being elsewhere when convergence is declared.
-        converged_evidence: least mean evidence (nats a frame) of the last `evidence_frames` then.
-        evidence_frames: how many matches have to agree.
+        claim_std_m: position spread below which the belief claims one place. Of millions of states some fit a few
+            frames by chance, so the frames that chose a place say little for it; those that come after, do.
+        converged_evidence: least evidence of these together (nats) when convergence is declared: odds of 100 to 1.
         doubtful_elsewhere: probability of being elsewhere above which it is lost: no fix is published, but what the
             belief holds is still the best that is known.
         lost_elsewhere: probability of being elsewhere above which that is given up, and all of the map searched again.
@@ -54,8 +54,8 @@ class LocalizerConfig:
     likelihood: str = "softmax"
     converged_std_m: float = 30.0
     converged_elsewhere: float = 0.01
-    converged_evidence: float = 1.0
-    evidence_frames: int = 3
+    claim_std_m: float = 60.0
+    converged_evidence: float = 4.6
     doubtful_elsewhere: float = 0.1
     lost_elsewhere: float = 0.5
     max_radius_m: float = 400.0
@@ -91,7 +91,8 @@ class Localizer:
 
     def _start(self) -> None:
         self.state: State = "searching"
-        self._evidence: deque[float] = deque(maxlen=self.config.evidence_frames)
+        self._claim_evidence = 0.0
+        self._spread_m = math.inf
         self._since_view: complex | None = None
         self._turned = 0.0
         self._matched_s = -math.inf
@@ -166,13 +167,17 @@ class Localizer:
         stages["predict"] = 1e3 * (time.perf_counter() - started)
         patches = [] if patch is None else [patch] if isinstance(patch, np.ndarray) else list(patch)
         evidence, why = self._weigh(patches, lever, reason)
+        matched = math.isfinite(evidence)
+        if matched:
+            self._note(evidence)
         stages["match"] = 1e3 * (time.perf_counter() - started) - stages["predict"]
         moments = self.filter.adapt()
-        supported = math.isfinite(evidence) and evidence > 0
+        self._spread_m = moments.std_m
+        supported = matched and evidence > 0
         if supported:
             self._matched_s, self._since_match_m = time_s, 0.0
         covariance = self._published(moments)
-        self._decide(moments, covariance, matched=math.isfinite(evidence))
+        self._decide(moments, covariance, matched)
         stages["state"] = 1e3 * (time.perf_counter() - started) - sum(stages.values())
         source: Source = "map_matched" if supported else "propagated"
         return Fix(
@@ -216,8 +221,12 @@ class Localizer:
             return math.nan, reason or "the view shows no ground"
         evidence = self.filter.weigh(patches, lever, exponent)
         self._since_view, self._turned = 0j, 0.0
-        self._evidence.append(evidence)
         return evidence, ""
+
+    def _note(self, evidence: float) -> None:
+        """Add a frame's evidence to what speaks for the place that the belief had claimed before the frame came."""
+        claimed = self._spread_m < self.config.claim_std_m
+        self._claim_evidence = self._claim_evidence + evidence if claimed else 0.0
 
     def _news(self) -> float:
         """Share of the disc that the last weighed view did not show; 0 below the least move."""
@@ -242,18 +251,19 @@ class Localizer:
             doubtful = elsewhere > config.doubtful_elsewhere or (matched and not narrow)
             if not far and not doubtful:
                 return
-            self.state = "lost"
+            self.state, self._claim_evidence = "lost", 0.0
             if far or elsewhere > config.lost_elsewhere:
-                self.filter.widen()
-                self._evidence.clear()
+                self._search_again()
             return
-        agreeing = len(self._evidence) == config.evidence_frames and (
-            sum(self._evidence) / config.evidence_frames >= config.converged_evidence
-        )
-        if narrow and agreeing and elsewhere < config.converged_elsewhere:
+        agreed = self._claim_evidence >= config.converged_evidence
+        if narrow and agreed and elsewhere < config.converged_elsewhere:
             self.state = "converged"
         elif not self.filter.covers_map and elsewhere > config.lost_elsewhere:
-            self.filter.widen()
+            self._search_again()
+
+    def _search_again(self) -> None:
+        self.filter.widen()
+        self._claim_evidence, self._spread_m = 0.0, math.inf
 
     def _reason(self, moments: Moments, why: str) -> str:
         if self.state == "converged":

@@ -239,7 +239,7 @@ def test_images_that_are_damaged_or_missing_are_counted(scene: Path, capsys: Cap
     folder = scene / "flight"
     (folder / "half.jpg").write_bytes((folder / "images" / "00005.jpg").read_bytes()[:100])
     cv2.imwrite(str(folder / "small.png"), np.zeros((30, 36, 3), np.uint8))
-    bad = {5: "half.jpg", 6: "gone.jpg", 7: "small.png", **dict.fromkeys(range(9, 14), "gone.jpg")}
+    bad = {6: "half.jpg", 7: "gone.jpg", 8: "small.png", **dict.fromkeys(range(9, 14), "gone.jpg")}
     frames = variant(scene, "bad.csv", lambda i, f: replace(f, file=folder / bad.get(i, f"images/{i:05}.jpg")))
     notes = located(scene, capsys, frames=frames)["notes"]
     assert [int(note.split()[1][:-1]) for note in notes] == [i + 1 for i in bad]
@@ -248,7 +248,7 @@ def test_images_that_are_damaged_or_missing_are_counted(scene: Path, capsys: Cap
     assert call(*arguments(scene, frames=frames)) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert len(told) == 6 and "and 3 more" in told[-1] and "all 8" in told[-1]
-    assert [row["reason"] for row in track(scene / "located")][6].endswith("no such image")
+    assert [row["reason"] for row in track(scene / "located")][7].endswith("no such image")
 
 
 # What is refused: one line that says what and where, and a hint.
