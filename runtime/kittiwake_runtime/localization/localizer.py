@@ -42,7 +42,8 @@ class LocalizerConfig:
         converged_elsewhere: largest probability of being elsewhere when convergence is declared.
         claim_std_m: position spread below which the belief claims one place. Of millions of states some fit a few
             frames by chance, so the frames that chose a place say little for it; those that come after, do.
-        converged_evidence: least evidence of these together (nats) when convergence is declared: odds of 100 to 1.
+        converged_evidence: least evidence of these together (nats) when convergence is declared: odds of 500 to 1.
+            What speaks against a place counts until nothing speaks for it (Page's cumulative sum, Biometrika 1954).
         doubtful_elsewhere: probability of being elsewhere above which it is lost: no fix is published, but what the
             belief holds is still the best that is known.
         lost_elsewhere: probability of being elsewhere above which that is given up, and all of the map searched again.
@@ -54,8 +55,8 @@ class LocalizerConfig:
     likelihood: str = "softmax"
     converged_std_m: float = 30.0
     converged_elsewhere: float = 0.01
-    claim_std_m: float = 60.0
-    converged_evidence: float = 4.6
+    claim_std_m: float = 80.0
+    converged_evidence: float = 6.2
     doubtful_elsewhere: float = 0.1
     lost_elsewhere: float = 0.5
     max_radius_m: float = 400.0
@@ -226,7 +227,7 @@ class Localizer:
     def _note(self, evidence: float) -> None:
         """Add a frame's evidence to what speaks for the place that the belief had claimed before the frame came."""
         claimed = self._spread_m < self.config.claim_std_m
-        self._claim_evidence = self._claim_evidence + evidence if claimed else 0.0
+        self._claim_evidence = max(self._claim_evidence, 0.0) + evidence if claimed else 0.0
 
     def _news(self) -> float:
         """Share of the disc that the last weighed view did not show; 0 below the least move."""
