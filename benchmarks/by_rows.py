@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -79,6 +80,7 @@ def measure_rows(
     if options.merge:
         say(merge_results(options.merge, options.output / f"{benchmark}.json"))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # nodes and pools are ended on the way out
     failed, path = 0, None
     for name in options.rows:
         began = time.monotonic()
