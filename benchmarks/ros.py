@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 
 from by_rows import Row, is_quick, measure_rows, parser_of
-from results import Figure
 from ros_rows.scene import SEED, Plan
 
 
@@ -32,55 +32,18 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def camera(plan: Plan) -> list[Figure]:
-    """Images of a camera."""
-    from ros_rows.live import measure_camera
-
-    return measure_camera(plan)
-
-
-def parity(plan: Plan) -> list[Figure]:
-    """ROS takes nothing away."""
-    from ros_rows.parity import measure_parity
-
-    return measure_parity(plan)
-
-
-def configure(plan: Plan) -> list[Figure]:
-    """The start."""
-    from ros_rows.live import measure_configure
-
-    return measure_configure(plan)
-
-
-def late(plan: Plan) -> list[Figure]:
-    """Computing that takes long."""
-    from ros_rows.live import measure_late
-
-    return measure_late(plan)
-
-
-def consistency(plan: Plan) -> list[Figure]:
-    """Covariance; the one row that needs no ROS."""
-    from ros_rows.consistency import measure_consistency
-
-    return measure_consistency(plan)
-
-
-def soak(plan: Plan) -> list[Figure]:
-    """Memory."""
-    from ros_rows.live import measure_soak
-
-    return measure_soak(plan)
+def row_of(module: str, measure: str, about: str) -> Row[Plan]:
+    """A row of `ros_rows`; what it needs (ROS, most of them) is imported when it is measured."""
+    return Row(lambda plan: getattr(import_module(f"ros_rows.{module}"), measure)(plan), about)
 
 
 ROWS: dict[str, Row[Plan]] = {
-    "camera": Row(camera, "VGA at 30 Hz: images lost, transport, the node's own time"),
-    "parity": Row(parity, "a flight through ROS and the same one called directly"),
-    "configure": Row(configure, "seconds to active with an index of 100 km2"),
-    "late": Row(late, "0.2, 0.5 and 2 s of computing injected at 20 m/s"),
-    "consistency": Row(consistency, "published covariance against the truth, 100 flights"),
-    "soak": Row(soak, "memory of the node over minutes of flight"),
+    "camera": row_of("live", "measure_camera", "VGA at 30 Hz: images lost, transport, the node's own time"),
+    "parity": row_of("parity", "measure_parity", "a flight through ROS and the same one called directly"),
+    "configure": row_of("live", "measure_configure", "seconds to active with an index of 100 km2"),
+    "late": row_of("live", "measure_late", "0.2, 0.5 and 2 s of computing injected at 20 m/s"),
+    "consistency": row_of("consistency", "measure_consistency", "published covariance against the truth, 100 flights"),
+    "soak": row_of("live", "measure_soak", "memory of the node over minutes of flight"),
 }
 ON_DEMAND = ("soak",)
 
