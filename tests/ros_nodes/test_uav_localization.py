@@ -65,7 +65,7 @@ def test_a_flight_is_found_and_its_outputs_agree(
         assert distance_m((message.latitude, message.longitude), scene.truth(i)) < max(5 * sigma_m, 30)
         assert 1 <= sigma_m < 70, "the map's own error is in it"
         assert math.isnan(message.altitude)
-    assert believed >= 3
+    assert believed >= 2
     assert navsats[min(navsats)].status.status == -1, "nothing is known after one image"
 
     # The fix in the map frame is the same place: by the published origin and the ellipsoid.
@@ -191,8 +191,8 @@ def test_priors_are_soft_and_bad_ones_are_refused(scene: Scene, start_node: Star
     fix.position_covariance_type = NavSatFix.COVARIANCE_TYPE_KNOWN
     navsat.publish(fix)
     peer.spin(0.3)
-    scene.fly(peer, 0, 5)
-    peer.until(lambda: peer.state()["state"] == "converged", "five images that agree with the prior are enough", 5)
+    scene.fly(peer, 0, 9)
+    peer.until(lambda: peer.state()["state"] == "converged", "nine images that agree with the prior are enough", 5)
 
 
 def bad_images(scene: Scene) -> list[tuple[str, Any]]:
