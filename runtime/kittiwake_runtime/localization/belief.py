@@ -394,5 +394,7 @@ def gaussian(grid: Belief, mean: Float64, covariance: Float64, heading: tuple[fl
     if heading is not None:
         difference = (grid.headings - heading[0] + np.pi) % (2 * np.pi) - np.pi
         weight = np.exp(-0.5 * (difference / np.hypot(heading[1], grid.heading_step / np.sqrt(12))) ** 2)
-    mass = weight[:, None, None] / weight.sum() * plane / max(plane.sum(), 1e-300)
-    return np.asarray(mass, np.float32)
+    mass, total = np.empty(grid.mass.shape, np.float32), max(plane.sum(), 1e-300)
+    for k, share in enumerate(weight / weight.sum()):  # one at a time: all of a large map's in float64 are too many
+        mass[k] = share * plane / total
+    return mass

@@ -6,9 +6,10 @@ whose ratio is one (`likelihood.py`). So a frame that fits nowhere moves probabi
 has to converge.
 
 The belief has two levels. *Area*: the index's cells and 36 headings, over the whole map or the part of it that
-holds the mass. *Track*: once the mass is together, cells a quarter as wide and headings 2.5 degrees apart in a
-window that follows the vehicle. Sources: the point-mass filter of LSVL (arXiv 2212.03581); the off-map hypothesis,
-the exact sub-cell motion and the two levels are ours.
+holds the mass; a search over a map of more than `WIDE_ABOVE` such states takes squares of cells instead. *Track*:
+once the mass is together, cells a quarter as wide and headings 2.5 degrees apart in a window that follows the
+vehicle. Sources: the point-mass filter of LSVL (arXiv 2212.03581); the off-map hypothesis, the exact sub-cell motion
+and the levels are ours.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ from .matcher import Matcher, significant_planes
 
 REFINE = 4
 """How many fine cells and headings stand where one coarse stood, along each axis."""
+
+WIDE = 2
+"""Cells along the side of a square."""
+
+WIDE_ABOVE = 24_000_000
+"""States: four bytes each, twice while they move. 63 km² at a footprint of 160 m."""
 
 TRACK_CELLS = 96
 TRACK_HEADINGS = 32
@@ -79,7 +86,11 @@ class PointMassFilter:
     def reset(self) -> None:
         """Forget everything: uniform over the map, with the prior of being outside it."""
         index = self.matcher.index
-        self.belief = uniform(index.rows, index.cols, index.e0, index.n0, index.cell_m, HEADINGS)
+        width = WIDE if HEADINGS * index.rows * index.cols > WIDE_ABOVE else 1
+        rows, cols = -(-index.rows // width), -(-index.cols // width)
+        middle_m = (width - 1) / 2 * index.cell_m
+        east_m, north_m = index.e0 + middle_m, index.n0 - middle_m
+        self.belief = uniform(rows, cols, east_m, north_m, width * index.cell_m, HEADINGS)
         self.elsewhere = self.config.off_map
         self._total = 1.0
 
@@ -116,6 +127,11 @@ class PointMassFilter:
         self.belief.mass += mass
 
     @property
+    def width(self) -> int:
+        """Cells of the index along the side of a state; 1 for a track's, which are smaller."""
+        return max(1, round(self.belief.cell_m / self.matcher.index.cell_m))
+
+    @property
     def is_tracking(self) -> bool:
         """Whether the belief is at its fine level."""
         return bool(self.belief.cell_m < 0.99 * self.matcher.index.cell_m)
@@ -124,11 +140,12 @@ class PointMassFilter:
     def covers_map(self) -> bool:
         """Whether the belief's window is the whole map."""
         index = self.matcher.index
-        return self.belief.mass.shape[1:] == (index.rows, index.cols) and not self.is_tracking
+        whole = self.belief.mass.shape[1:] == (index.rows, index.cols) and not self.is_tracking
+        return whole or self.width > 1
 
     def predict(self, step: OdometryStep) -> None:
         """Carry the belief along a step of odometry; mass that leaves the map joins the elsewhere hypothesis."""
-        config, index = self.config, self.matcher.index
+        config = self.config
         flown = float(np.hypot(step.forward_m, step.left_m)) / 100
         self.elsewhere += (1 - (1 - config.kidnap) ** flown) * (1 - self.elsewhere)
         if self.is_tracking:
@@ -137,7 +154,7 @@ class PointMassFilter:
         if self.is_tracking:
             shift = self._follow(step)
         elif self.covers_map:
-            states = HEADINGS * index.rows * index.cols
+            states = self.belief.mass.size
             odds = self.elsewhere / max(1 - self.elsewhere, 1e-9) * self._total
             inside = (1 - (1 - config.recover) ** flown) * odds / states
             entering = odds / (states * self._outside(step))
@@ -231,7 +248,7 @@ class PointMassFilter:
         headings = self.belief.headings
         tracking = self.is_tracking
         asked = headings[significant_planes(self.belief)] if tracking else headings
-        queries = [self.matcher.query(patch, asked) for patch in patches]
+        queries = [self.matcher.query(patch, asked, self.width) for patch in patches]
         c, s = np.cos(headings), np.sin(headings)
         offset = np.stack([c * lever[0] - s * lever[1], s * lever[0] + c * lever[1]], 1)
         weigh = self.matcher.weigh_track if tracking else self.matcher.weigh_area
@@ -262,8 +279,8 @@ class PointMassFilter:
             else:
                 self._center_headings(moments)
         elif moments.std_m < config.track_std_m and narrow and self.elsewhere < 0.1:
-            self._replace(self.belief.refined(REFINE, REFINE, TRACK_CELLS, TRACK_HEADINGS))
-        elif moments.std_m < 0.3 * self.belief.cell_m * max(self.belief.mass.shape[1:]):
+            self._replace(self.belief.refined(REFINE * self.width, REFINE, TRACK_CELLS, TRACK_HEADINGS))
+        elif self.width == 1 and moments.std_m < 0.3 * self.belief.cell_m * max(self.belief.mass.shape[1:]):
             self._shrink()  # a wider belief fills its window
         return moments
 

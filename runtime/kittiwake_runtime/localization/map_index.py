@@ -11,6 +11,7 @@ them by :meth:`MapIndex.verify`. How such a file is made is in map_build.py, its
 from __future__ import annotations
 
 import hashlib
+import mmap
 from datetime import datetime, timezone
 from functools import cached_property, lru_cache
 from os import PathLike
@@ -84,7 +85,9 @@ class MapIndex:
         )
         self._sections = sections
         self._first_tiles = meta.first_tiles()
-        self._bytes: npt.NDArray[np.uint8] = np.memmap(path, np.uint8, "r")
+        with path.open("rb") as file:
+            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes: npt.NDArray[np.uint8] = np.frombuffer(self._mapped, np.uint8)
         self._sound: set[tuple[str, int]] = set()
         self._tile = lru_cache(maxsize=_TILES_KEPT)(self._decode_tile)
 
@@ -155,6 +158,17 @@ class MapIndex:
         for chunk in sorted({n for start, end in spans for n in range(start, end + 1)}):
             self._check("descriptors", chunk)
         return self.descriptors[r0:r1, c0:c1]
+
+    def let_go(self, r0: int, r1: int) -> None:
+        """Rows of descriptors are not needed for a while: they stay in the system's cache, not in this process.
+
+        A search over a large map looks at each row once a frame, and has better use for its memory meanwhile.
+        """
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        row_bytes, start = self.cols * self.dim, self._sections["descriptors"].offset
+        first = (start + r0 * row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        self._mapped.madvise(mmap.MADV_DONTNEED, first, start + r1 * row_bytes - first)
 
     def image(self, bounds_m: Bounds, gsd_m: float) -> tuple[Rgb, Mask]:
         """The ground in a window.

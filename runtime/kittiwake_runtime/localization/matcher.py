@@ -22,6 +22,9 @@ BLOCK_CELLS = 65536
 BAND_BYTES = 64 << 20
 """Of levels that are kept at once."""
 
+NO_DATA = 0
+"""Level of a cell that the map has no data of; what has data is at the next one at least."""
+
 LOCAL_EXPONENT = 0.4
 """Tempers the ratios of a descriptor between neighbouring states: their discs share most of the ground, and a
 slope that fits far places is too steep for near ones (2 in place of 4.1 within 40 m)."""
@@ -62,38 +65,46 @@ class Matcher:
         self.valid = np.asarray(index.valid)
         self.all_valid = bool(self.valid.all())
         self.dense = DenseMatcher(index)
-        self._sample = self._even_sample()
+        self._samples = {1: self._even_sample(1)}
 
-    def _even_sample(self) -> npt.NDArray[np.int8]:
-        """``(n, D) int8`` descriptors of valid cells, a few from each of many rows."""
+    def _even_sample(self, width: int) -> npt.NDArray[np.int8]:
+        """``(width², n, D) int8``: squares of cells that begin at valid ones, a few from each of many rows."""
         rows, cols = self.valid.shape
-        used = np.unique(np.linspace(0, rows - 1, min(rows, 256)).astype(int))
+        used = np.unique(np.linspace(0, max(rows - width, 0), min(rows, 256)).astype(int))
         every = max(1, len(used) * cols // BACKGROUND_CELLS)
         sample = []
         for number, row in enumerate(used):
             # Neighbouring rows begin at other columns, so that no fence line is sampled from end to end.
             columns = np.arange(number * 7919 % every, cols, every)
             columns = columns[self.valid[row, columns]]
-            sample.append(self.index.rows_checked(int(row), int(row) + 1)[0][columns])
-        return np.concatenate(sample)
+            beside = np.minimum(columns + np.arange(width)[:, None], cols - 1)
+            squares = self.index.rows_checked(int(row), int(row) + width)[:, beside]
+            sample.append(squares.reshape(width * width, len(columns), self.index.dim))
+        return np.concatenate(sample, axis=1)
 
-    def query(self, patch: Float32, headings: Float64) -> Query:
+    def query(self, patch: Float32, headings: Float64, width: int = 1) -> Query:
         """Describe a patch at several headings and standardize it.
 
         Args:
             patch: ``(33, 33) float32``, up is forward, NaN unseen.
             headings: ``(K,)`` radians counter-clockwise from grid east.
+            width: cells of the index along the side of a state that it is to weigh.
         """
         views = rotated_views(patch, headings)
         vectors = self.descriptor.describe(views)[:, :, 0, 0]
-        if not len(self._sample):
+        sample = self._samples[1][0]
+        if not len(sample):
             return Query(views, LevelScorer(vectors, 0.0), np.ones(LEVELS, np.int64))
         with single_threaded_blas():
-            scores = self._sample[::BACKGROUND_STRIDE].astype(np.float32) @ vectors.T
+            scores = sample[::BACKGROUND_STRIDE].astype(np.float32) @ vectors.T
         mean, per_score = float(scores.mean()), self.likelihood.steps_per_z / max(float(scores.std()), 1e-9)
         zero = -mean * per_score - self.likelihood.lo * self.likelihood.steps_per_z
         levels = LevelScorer(vectors * np.float32(per_score), zero)
-        return Query(views, levels, np.bincount(levels(self._sample).ravel(), minlength=LEVELS))
+        if width not in self._samples:
+            self._samples[width] = self._even_sample(width)
+        squares = self._samples[width]
+        best = levels(squares.reshape(-1, self.index.dim)).reshape(len(vectors), *squares.shape[:2]).max(axis=1)
+        return Query(views, levels, np.bincount(best.ravel(), minlength=LEVELS))
 
     def weigh_area(
         self,
@@ -104,12 +115,14 @@ class Matcher:
         exponent: float,
         shares: Float64,
     ) -> Float64:
-        """Multiply a belief whose cells are the index's own by the likelihood of a frame.
+        """Multiply a belief over cells of the index, or over squares of them, by the likelihood of a frame.
+
+        A square is as likely as the best of its cells, over a background of such squares.
 
         Args:
             belief: its window lies on the index's grid; changed in place.
             total: sum of its mass.
-            queries: for each assumed scale, the queries at the belief's headings.
+            queries: for each assumed scale, the queries at the belief's headings, made for the width of its cells.
             lever: ``(K, 2)`` east and north of the view's centre from the vehicle, metres.
             exponent: tempering, 0..1.
             shares: ``(scales,)`` prior share of each scale.
@@ -117,36 +130,44 @@ class Matcher:
         Returns:
             ``(scales,) float64`` mean ratio over the belief for each scale: its evidence.
         """
-        row0 = round((self.index.n0 - belief.north_m) / belief.cell_m)
-        col0 = round((belief.east_m - self.index.e0) / belief.cell_m)
-        moved = np.rint((belief.offset + lever) / belief.cell_m).astype(int)
+        cell_m, width = self.index.cell_m, round(belief.cell_m / self.index.cell_m)
+        row0 = round((self.index.n0 - belief.north_m) / cell_m - (width - 1) / 2)
+        col0 = round((belief.east_m - self.index.e0) / cell_m - (width - 1) / 2)
+        moved = np.rint((belief.offset + lever) / cell_m).astype(int)
         # Planes look up to a few cells beyond the window, where the index has them.
         margin = int(np.abs(moved).max())
-        r_lo, r_hi = max(row0 - margin, 0), min(row0 + belief.mass.shape[1] + margin, self.index.rows)
-        c_lo, c_hi = max(col0 - margin, 0), min(col0 + belief.mass.shape[2] + margin, self.index.cols)
+        r_lo, r_hi = max(row0 - margin, 0), min(row0 + width * belief.mass.shape[1] + margin, self.index.rows)
+        c_lo, c_hi = max(col0 - margin, 0), min(col0 + width * belief.mass.shape[2] + margin, self.index.cols)
         if r_hi <= r_lo or c_hi <= c_lo:
             return np.ones(len(queries))
         tables = [self.likelihood.table(query.background, exponent) for query in queries]
+        for table in tables:
+            table[NO_DATA] = 1
         gained = np.zeros(len(queries))
         height = max(1, BAND_BYTES // (len(queries) * len(belief.mass) * (c_hi - c_lo)))
         for start in range(r_lo, r_hi, height):
             stop = min(start + height, r_hi)
-            levels = [self._levels(query, start, stop, c_lo, c_hi) for query in queries]
-            valid = None if self.all_valid else self.valid[start:stop, c_lo:c_hi]
-            band = _Band(start - row0, c_lo - col0, levels, tables, valid, belief.mass, moved, shares)
+            end = min(stop + width - 1, self.index.rows)  # squares that begin in the band's last row end beyond it
+            levels = [self._levels(query, start, end, c_lo, c_hi) for query in queries]
+            band = _Band(start - row0, stop - row0, c_lo - col0, width, levels, tables, belief.mass, moved, shares)
             gained += np.sum(parallel(band.weigh, range(len(moved))), axis=0)
+            if width > 1:
+                self.index.let_go(start, stop)
         return np.asarray(1 + gained / max(total, 1e-300))
 
     def _levels(self, query: Query, r0: int, r1: int, c0: int, c1: int) -> npt.NDArray[np.uint8]:
-        """``(K, rows, cols) uint8`` levels of a window of the index."""
+        """``(K, rows, cols) uint8`` levels of a window of the index, `NO_DATA` where it has none."""
         height = max(1, BLOCK_CELLS // (c1 - c0))
         found = np.empty((query.levels.headings, r1 - r0, c1 - c0), np.uint8)
 
         def block(start: int) -> None:
             stop = min(start + height, r1)
-            found[:, start - r0 : stop - r0] = query.levels(self._cells(start, stop, c0, c1)).reshape(
-                -1, stop - start, c1 - c0
-            )
+            levels = query.levels(self._cells(start, stop, c0, c1))
+            if not self.all_valid:
+                valid = self.valid[start:stop, c0:c1].reshape(-1)
+                levels = np.asarray(cv2.max(levels, NO_DATA + 1), np.uint8)  # type: ignore[call-overload]
+                levels &= -valid.astype(np.uint8)
+            found[:, start - r0 : stop - r0] = levels.reshape(-1, stop - start, c1 - c0)
 
         parallel(block, range(r0, r1, height))
         return found
@@ -231,51 +252,53 @@ class _Band:
     """Some rows of the index, scored: what the states that look at them are multiplied by.
 
     Attributes:
-        row, col: of its first cell, in the window of the belief.
-        levels: for each scale ``(K, rows, cols) uint8``.
+        row, stop, col: its first row, the row after its last, its first column: cells from the window's first.
+        width: cells along the side of a state.
+        levels: for each scale ``(K, rows, cols) uint8``, with the rows below that the last squares end in.
         tables: for each scale the ratio of each level.
-        valid: ``(rows, cols) bool``; None when every cell has data.
         mass: of the belief; changed in place.
         moved: ``(K, 2) int`` cells east and north of a state that each heading looks at.
         shares: prior share of each scale.
     """
 
     row: int
+    stop: int
     col: int
+    width: int
     levels: list[npt.NDArray[np.uint8]]
     tables: list[Float32]
-    valid: npt.NDArray[np.bool_] | None
     mass: Float32
     moved: npt.NDArray[np.int_]
     shares: Float64
 
     def weigh(self, k: int) -> Float64:
         """Multiply the states of a heading; returns what each scale would add to their sum."""
-        _, rows, cols = self.levels[0].shape
-        plane, (east, north) = self.mass[k], self.moved[k]
-        # State (r, c) looks at index cell (r - north, c + east), in the window's coordinates.
-        top, bottom = max(self.row + north, 0), min(self.row + rows + north, plane.shape[0])
-        left, right = max(self.col - east, 0), min(self.col + cols - east, plane.shape[1])
+        plane, (east, north), width = self.mass[k], self.moved[k], self.width
+        # State (r, c) looks at index cell (width r - north, width c + east), in the window's coordinates.
+        top, bottom = (_ceil(row + north, width) for row in (self.row, self.stop))
+        left, right = (_ceil(col - east, width) for col in (self.col, self.col + self.levels[0].shape[2]))
+        top, bottom = max(top, 0), min(bottom, plane.shape[0])
+        left, right = max(left, 0), min(right, plane.shape[1])
         if bottom <= top or right <= left:
             return np.zeros(len(self.levels))
-        seen = (
-            slice(top - north - self.row, bottom - north - self.row),
-            slice(left + east - self.col, right + east - self.col),
-        )
+        first = width * top - north - self.row, width * left + east - self.col
         states = plane[top:bottom, left:right]
         held = sum_of(states)
         gained = np.zeros(len(self.levels))
         # A few rows at a time: their ratios stay in the cache, and no large array is made anew for each plane.
         height = max(1, BLOCK_CELLS * 4 // states.shape[1])
         for row in range(0, states.shape[0], height):
-            some = slice(row, row + height)
-            gained += self._multiply(states[some], k, (_within(seen[0], some), seen[1]))
+            some = states[row : row + height]
+            gained += self._multiply(some, k, first[0] + width * row, first[1])
         return gained - held
 
-    def _multiply(self, states: Float32, k: int, seen: tuple[slice, slice]) -> Float64:
-        """Multiply states in place; returns their sum under each scale."""
+    def _multiply(self, states: Float32, k: int, row: int, col: int) -> Float64:
+        """Multiply states in place, which look at the band from this cell on; returns their sum under each scale."""
+        rows, cols = (self.width * count for count in states.shape)
+        seen = slice(row, row + rows), slice(col, col + cols)
         ratios = (
-            self._ratios(levels[k][seen], table, seen) for levels, table in zip(self.levels, self.tables, strict=True)
+            np.asarray(cv2.LUT(best_of_squares(levels[k][seen], self.width), table[None]), np.float32)
+            for levels, table in zip(self.levels, self.tables, strict=True)
         )
         if len(self.levels) == 1:
             cv2.multiply(states, next(ratios), states)
@@ -284,13 +307,30 @@ class _Band:
         states[...] = np.tensordot(self.shares.astype(np.float32), parts, 1)
         return np.asarray(parts.sum(axis=(1, 2), dtype=np.float64))
 
-    def _ratios(self, levels: npt.NDArray[np.uint8], table: Float32, seen: tuple[slice, slice]) -> Float32:
-        ratios = np.asarray(cv2.LUT(levels, table[None]), np.float32)
-        if self.valid is not None:
-            ratios[~self.valid[seen]] = 1
-        return ratios
+
+def best_of_squares(values: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.uint8]:
+    """The largest of each square.
+
+    Args:
+        values: ``(rows, cols)``; the last squares may be cut.
+        width: of a square.
+
+    Returns:
+        ``(ceil(rows / width), ceil(cols / width)) uint8``.
+    """
+    if width == 1:
+        return values
+    below, right = (-count % width for count in values.shape)
+    if below or right:
+        values = np.pad(values, ((0, below), (0, right)))
+    for axis in (0, 1):
+        parts = [np.ascontiguousarray(values[i::width] if axis == 0 else values[:, i::width]) for i in range(width)]
+        values = parts[0]
+        for part in parts[1:]:
+            values = np.asarray(cv2.max(values, part), np.uint8)
+    return values
 
 
-def _within(outer: slice, inner: slice) -> slice:
-    """The part `inner` of a part `outer`."""
-    return slice(outer.start + inner.start, min(outer.start + inner.stop, outer.stop))
+def _ceil(number: int, by: int) -> int:
+    """A quotient, rounded up."""
+    return -(-int(number) // by)

@@ -58,10 +58,18 @@ steps = st.builds(
 views = st.sampled_from(["none", "right", "wrong", "plain", "half seen", "two scales"])
 
 
-@given(st.lists(st.tuples(steps, views, st.floats(0.01, 1)), min_size=1, max_size=8))
-@settings(max_examples=40)
-def test_mass_is_one_and_nothing_is_ever_nan(small: Any, flight: list[tuple[OdometryStep, str, float]]) -> None:
-    found = make_filter(small)
+@given(st.lists(st.tuples(steps, views, st.floats(0.01, 1)), min_size=1, max_size=8), st.sampled_from([1, 2]))
+@settings(max_examples=60)
+def test_mass_is_one_and_nothing_is_ever_nan(
+    small: Any, flight: list[tuple[OdometryStep, str, float]], width: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("kittiwake_runtime.localization.filter.WIDE_ABOVE", 0 if width > 1 else 1 << 40)
+        check_a_flight(make_filter(small), small, flight)
+
+
+def check_a_flight(found: PointMassFilter, small: Any, flight: list[tuple[OdometryStep, str, float]]) -> None:
+    """What holds after every frame of any flight."""
     middle = (small.index.e0 + 300.0, small.index.n0 - 250.0, 0.7)
     for number, (step, kind, exponent) in enumerate(flight):
         found.predict(step)
@@ -212,6 +220,38 @@ def test_what_flies_in_comes_from_elsewhere(country: Any) -> None:
     east, west = found.belief.headings < 0.01, np.abs(found.belief.headings - np.pi) < 0.01
     assert entered[east].sum() > 100 * entered[west].sum()
     assert 0.5 * outside < found.elsewhere < outside
+
+
+@pytest.fixture
+def in_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search over any map is one over squares of cells."""
+    monkeypatch.setattr("kittiwake_runtime.localization.filter.WIDE_ABOVE", 0)
+
+
+@pytest.mark.usefixtures("in_squares")
+@pytest.mark.parametrize("seed", range(4))
+def test_a_search_over_squares_finds_the_place_and_then_tracks_it(country: Any, seed: int) -> None:
+    found = make_filter(country)
+    assert found.covers_map and found.width == 2
+    for number, (step, pose) in enumerate(itertools.islice(country.walk(seed), 10)):
+        if step is not None:
+            found.predict(step)
+        found.weigh([country.view(*pose, noise=number)], (3.0, 1.0), 1.0)
+        moments = found.adapt()
+    assert found.is_tracking and not found.covers_map
+    assert math.dist(moments.mean, pose[:2]) < 12
+    found.widen()
+    assert found.covers_map and found.width == 2 and found.belief.total() == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.usefixtures("in_squares")
+def test_a_search_over_squares_knows_as_much_of_where_it_is_not(country: Any) -> None:
+    found = make_filter(country)
+    for _ in range(12):
+        found.predict(OdometryStep(100.0, 0.0, 0.1, 2.0, SIGMA_TURN))
+        found.weigh([np.random.default_rng(3).random((33, 33), np.float32)], (0.0, 0.0), 1.0)
+        found.adapt()
+    assert found.covers_map and 0 < found.elsewhere < 1
 
 
 def test_several_scales_find_the_right_one(country: Any) -> None:

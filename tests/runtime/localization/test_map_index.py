@@ -129,6 +129,14 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["area.kwmap"]
 
 
+def test_rows_that_were_let_go_come_back(tmp_path: Path) -> None:
+    values = write_map(tmp_path / "area.kwmap")
+    with MapIndex.open(tmp_path / "area.kwmap") as index:
+        for first, last in ((0, 300), (13, 57), (299, 300)):
+            index.let_go(first, last)
+            np.testing.assert_array_equal(index.rows_checked(0, 300), values)
+
+
 def test_its_age_is_counted_either_way(tmp_path: Path) -> None:
     path = tmp_path / "a.kwmap"
     write_map(path)

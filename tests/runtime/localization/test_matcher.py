@@ -99,6 +99,50 @@ def test_an_area_is_weighed_as_state_by_state(
     np.testing.assert_allclose(evidence, (before * ratios).sum(axis=(1, 2, 3)) / before.sum(), rtol=1e-3)
 
 
+@pytest.mark.parametrize("lever", [(0.0, 0.0), (38.0, -14.0)])
+def test_a_square_is_as_likely_as_the_best_of_its_cells(
+    country_maker: Callable[..., Any], lever: tuple[float, float]
+) -> None:
+    valid = np.ones((61, 53), bool)  # the last squares are cut
+    valid[20:33, 25:40] = False
+    holed = country_maker(rows=61, cols=53, valid=valid)
+    matcher, index, rng = make_matcher(holed), holed.index, np.random.default_rng(5)
+    belief = uniform(31, 27, index.e0 + 5.0, index.n0 - 5.0, 20.0, 8)
+    belief.mass[...] = rng.random(belief.mass.shape, np.float32)
+    belief.offset = rng.uniform(-9.9, 9.9, (8, 2))
+    patch = holed.view(index.e0 + 300, index.n0 - 100, 1.0, noise=1)
+    query = matcher.query(patch, belief.headings, 2)
+    c, s = np.cos(belief.headings), np.sin(belief.headings)
+    looks = np.stack([c * lever[0] - s * lever[1], s * lever[0] + c * lever[1]], 1)
+
+    table, ratios = matcher.likelihood.table(query.background, 0.8), np.ones(belief.mass.shape)
+    for k, row, col in np.ndindex(belief.mass.shape):
+        east, north = np.rint((belief.offset[k] + looks[k]) / 10.0).astype(int)
+        square = [(2 * row + i - north, 2 * col + j + east) for i in (0, 1) for j in (0, 1)]
+        known = [at for at in square if 0 <= at[0] < 61 and 0 <= at[1] < 53 and valid[at]]
+        ratios[k, row, col] = max((plain_ratio(matcher, query, table, k, *at) for at in known), default=1.0)
+    # One that begins off the map looks at nothing of it.
+    begins = np.rint((belief.offset + looks) / 10.0).astype(int)
+    for k, (east, north) in enumerate(begins):
+        ratios[k, : max(-(-north // 2), 0)] = 1
+        ratios[k, :, : max(-(east // 2), 0)] = 1
+    before = belief.mass.astype(np.float64)
+    evidence = matcher.weigh_area(belief, before.sum(), [query], looks, 0.8, np.ones(1))
+
+    assert np.isclose(belief.mass, before * ratios, rtol=1e-4).mean() > 0.999
+    np.testing.assert_allclose(belief.mass, before * ratios, rtol=0.08)
+    assert evidence[0] == pytest.approx((before * ratios).sum() / before.sum(), rel=1e-3)
+
+
+def test_over_squares_a_wrong_place_s_mean_ratio_is_one_too(country: Any) -> None:
+    matcher, index = make_matcher(country), country.index
+    belief = uniform(index.rows // 2, index.cols // 2, index.e0 + 5.0, index.n0 - 5.0, 20.0, HEADINGS)
+    patch = np.random.default_rng(1).random((33, 33), np.float32)  # fits nowhere
+    query = matcher.query(patch, belief.headings, 2)
+    evidence = matcher.weigh_area(belief, 1.0, [query], np.zeros((HEADINGS, 2)), 1.0, np.ones(1))
+    assert evidence[0] == pytest.approx(1, rel=0.1)
+
+
 @pytest.mark.parametrize("lever", [(0.0, 0.0), (35.0, -12.0)])
 @pytest.mark.parametrize("at", [(330.0, 460.0), (310.0, 270.0), (30.0, 40.0)])  # on the map, about its hole, its corner
 def test_a_track_s_evidence_comes_from_interpolated_scores(
