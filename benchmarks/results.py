@@ -12,12 +12,15 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+from unreached import UNREACHED
 
 RESULTS_DIR = Path(__file__).resolve().parent / "results"
 PACKAGES = ("numpy", "scipy", "opencv-python-headless", "onnxruntime", "rasterio", "pyproj", "torch", "torch-pruning")
@@ -98,6 +101,16 @@ def merge_results(source: Path, target: Path) -> list[Figure]:
     return [figure_of(fields) for fields, _ in measured]
 
 
+def is_reached(value: float, bar: str) -> bool:
+    """Whether a figure reaches its bar: ``>= 2``, ``<= 2 …``, ``90 - 98``, or the number itself."""
+    numbers = [float(number) for number in re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", bar)]
+    if bar.startswith(">="):
+        return value >= numbers[0]
+    if bar.startswith("<="):
+        return value <= numbers[0]
+    return numbers[0] <= value <= numbers[-1] if len(numbers) > 1 else value == numbers[0]
+
+
 def figure_of(fields: dict[str, Any]) -> Figure:
     """A figure from its JSON, which knows no tuples."""
     return Figure(**{**fields, "interval": fields["interval"] and tuple(fields["interval"])})
@@ -147,7 +160,20 @@ def markdown(report: dict[str, Any]) -> str:
         for figure in report["figures"]
         if figure["note"] or figure["data"]
     ]
-    return "\n".join([*lines, "", *remarks, "", "## Runs", "", *map(_run, count(1), report["runs"]), ""])
+    missed = [_missed(figure) for figure in report["figures"] if _misses(figure)]
+    missed = ["", "## Bars that are not reached", "", *missed] if missed else []
+    return "\n".join([*lines, *missed, "", "## What they are", "", *remarks, "", "## Runs", "",
+                      *map(_run, count(1), report["runs"]), ""])  # fmt: skip
+
+
+def _misses(figure: dict[str, Any]) -> bool:
+    return bool(figure["bar"] and figure["value"] is not None and not is_reached(figure["value"], figure["bar"]))
+
+
+def _missed(figure: dict[str, Any]) -> str:
+    """A bar that is not reached, and why, as far as it is known."""
+    value = f"{_number(figure['value'])} {figure['unit']}".strip()
+    return f"- `{figure['id']}`: {value}, bar {figure['bar']}. {UNREACHED.get(figure['id'], 'Not explained yet.')}"
 
 
 def _run(number: int, run: dict[str, Any]) -> str:
