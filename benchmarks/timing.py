@@ -149,8 +149,9 @@ def _update(index: Path, bundle_root: Path, flights: Sequence[Sequence[Observati
         MapIndex.open(index) as opened,
         open_engine(Bundle.open(bundle_root), device="cpu", threads=CORES) as engine,
     ):
+        localizer = Localizer(opened, engine)
         for observations in flights:
-            localizer = Localizer(opened, engine)
+            localizer.reset()
             for number, observation in enumerate(observations):
                 step = None if observation.step is None else OdometryStep(**asdict(observation.step))
                 tracking = localizer.state == "converged" and localizer.filter.is_tracking

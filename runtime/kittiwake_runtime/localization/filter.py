@@ -90,7 +90,8 @@ class PointMassFilter:
         rows, cols = -(-index.rows // width), -(-index.cols // width)
         middle_m = (width - 1) / 2 * index.cell_m
         east_m, north_m = index.e0 + middle_m, index.n0 - middle_m
-        self.belief = uniform(rows, cols, east_m, north_m, width * index.cell_m, HEADINGS)
+        self.__dict__.pop("belief", None)  # a large map's is not to be held twice
+        self.belief: Belief = uniform(rows, cols, east_m, north_m, width * index.cell_m, HEADINGS)
         self.elsewhere = self.config.off_map
         self._total = 1.0
 

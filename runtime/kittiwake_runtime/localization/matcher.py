@@ -16,7 +16,7 @@ from .map_index import MapIndex
 from .scores import LevelScorer
 from .threads import parallel, single_threaded_blas
 
-BLOCK_CELLS = 65536
+BLOCK_CELLS = 32768
 """Cells scored at once: their scores stay in the processor's cache until they are levels."""
 
 BAND_BYTES = 64 << 20
@@ -159,15 +159,15 @@ class Matcher:
         """``(K, rows, cols) uint8`` levels of a window of the index, `NO_DATA` where it has none."""
         height = max(1, BLOCK_CELLS // (c1 - c0))
         found = np.empty((query.levels.headings, r1 - r0, c1 - c0), np.uint8)
+        flat = found.reshape(len(found), -1)
 
         def block(start: int) -> None:
             stop = min(start + height, r1)
-            levels = query.levels(self._cells(start, stop, c0, c1))
+            part = flat[:, (start - r0) * (c1 - c0) : (stop - r0) * (c1 - c0)]
+            query.levels(self._cells(start, stop, c0, c1), part)
             if not self.all_valid:
-                valid = self.valid[start:stop, c0:c1].reshape(-1)
-                levels = np.asarray(cv2.max(levels, NO_DATA + 1), np.uint8)  # type: ignore[call-overload]
-                levels &= -valid.astype(np.uint8)
-            found[:, start - r0 : stop - r0] = levels.reshape(-1, stop - start, c1 - c0)
+                cv2.max(part, NO_DATA + 1, part)  # type: ignore[call-overload]
+                part &= -self.valid[start:stop, c0:c1].reshape(-1).astype(np.uint8)
 
         parallel(block, range(r0, r1, height))
         return found
@@ -286,7 +286,7 @@ class _Band:
         held = sum_of(states)
         gained = np.zeros(len(self.levels))
         # A few rows at a time: their ratios stay in the cache, and no large array is made anew for each plane.
-        height = max(1, BLOCK_CELLS * 4 // states.shape[1])
+        height = max(1, BLOCK_CELLS * 8 // states.shape[1])
         for row in range(0, states.shape[0], height):
             some = states[row : row + height]
             gained += self._multiply(some, k, first[0] + width * row, first[1])

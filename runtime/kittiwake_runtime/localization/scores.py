@@ -47,12 +47,12 @@ class LevelScorer:
             "levels_zero": np.array(np.clip(np.rint(zero), 0, 255), np.uint8),
         }
 
-    def __call__(self, cells: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-        """``(n, D) int8`` cells to ``(K, n) uint8`` levels."""
+    def __call__(self, cells: npt.NDArray[np.int8], out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
+        """``(n, D) int8`` cells to ``(K, n) uint8`` levels; in ``out``, whose rows may lie apart, if it is given."""
         # Unsigned by unsigned zero point 128: the fast kernels want the larger side unsigned.
         unsigned = np.bitwise_xor(np.ascontiguousarray(cells).view(np.uint8), np.uint8(128))
         (levels,) = _session().run(None, {"cells": unsigned, **self._inputs})
-        return np.asarray(cv2.transpose(levels), np.uint8)
+        return np.asarray(cv2.transpose(levels, out), np.uint8)
 
 
 @lru_cache(maxsize=1)
