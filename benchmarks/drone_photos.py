@@ -16,10 +16,10 @@ With ``--uncorrected``, the 19.7 m lead and the map's shift are left as they are
 ``camera.json`` would have.
 
     python benchmarks/drone_photos.py -o out/drone
-    kittiwake map build out/drone/map.tif -o out/drone/area.kwmap --footprint 80 --georef-sigma 2
+    kittiwake map build out/drone/map.tif -o out/drone/area.kwmap --footprint 95 --georef-sigma 2
     kittiwake locate --map out/drone/area.kwmap --camera out/drone/camera.yaml --frames out/drone/frames.csv
 
-A photo shows 97 m of ground along the flight and 173 m across: a footprint of 80 m fits into it.
+A photo shows 97 m of ground along the flight and 173 m across: a footprint of 95 m fits into it.
 """
 
 from __future__ import annotations

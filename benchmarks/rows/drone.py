@@ -34,7 +34,8 @@ from rows.run import SEED, Run, of_bundle
 
 Array = NDArray[Any]
 
-FOOTPRINT_M = 80.0
+FOOTPRINT_M = 95.0
+"""The largest disc, in steps of 5 m, that every photo shows whole."""
 GEOREF_SIGMA_M = 2.0
 WITHIN_M = 20.0
 ODOMETRY_SEEDS = 10

@@ -104,7 +104,7 @@ def test_absent_photos_are_said(tmp_path: Path) -> None:
 def test_the_photos_are_located(source: Path, tmp_path: Path, height_known: bool) -> None:
     """Against GPS; the lead and the map's shift were fitted on the even rows, so the odd ones are looked at alone."""
     write_drone_flight(source, tmp_path, height_known=height_known)
-    build = ["map", "build", "map.tif", "-o", "area.kwmap", "--footprint", "80", "--georef-sigma", "2"]
+    build = ["map", "build", "map.tif", "-o", "area.kwmap", "--footprint", "95", "--georef-sigma", "2"]
     locate = ["locate", "--map", "area.kwmap", "--camera", "camera.yaml", "--frames", "frames.csv", "-o", "located"]
     for words in (build, locate):
         assert main([str(tmp_path / word) if "." in word or word == "located" else word for word in words]) == 0
