@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import operator
 import os
 import platform
 import re
@@ -101,14 +102,17 @@ def merge_results(source: Path, target: Path) -> list[Figure]:
     return [figure_of(fields) for fields, _ in measured]
 
 
-def is_reached(value: float, bar: str) -> bool:
-    """Whether a figure reaches its bar: ``>= 2``, ``<= 2 …``, ``90 - 98``, or the number itself."""
-    numbers = [float(number) for number in re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", bar)]
-    if bar.startswith(">="):
-        return value >= numbers[0]
-    if bar.startswith("<="):
-        return value <= numbers[0]
-    return numbers[0] <= value <= numbers[-1] if len(numbers) > 1 else value == numbers[0]
+def is_reached(value: float, bar: str) -> bool | None:
+    """Whether a figure reaches its bar: ``>= 2``, ``< 1``, ``90 - 98``, or the number itself; None for other words."""
+    number = r"(\d+(?:\.\d+)?(?:e-?\d+)?)"
+    if found := re.fullmatch(rf"(<=|>=|<|>) {number}(?: and .*)?", bar):
+        return _COMPARISONS[found[1]](value, float(found[2]))
+    if found := re.fullmatch(rf"{number}(?: ?- ?{number})?", bar):
+        return float(found[1]) <= value <= float(found[2] or found[1])
+    return None
+
+
+_COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
 def figure_of(fields: dict[str, Any]) -> Figure:
@@ -167,7 +171,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def _misses(figure: dict[str, Any]) -> bool:
-    return bool(figure["bar"] and figure["value"] is not None and not is_reached(figure["value"], figure["bar"]))
+    return bool(figure["bar"]) and figure["value"] is not None and is_reached(figure["value"], figure["bar"]) is False
 
 
 def _missed(figure: dict[str, Any]) -> str:

@@ -97,3 +97,35 @@ def test_the_command_tells_nothing_of_this_machines_folders(monkeypatch: pytest.
     words = [str(root / "benchmarks" / "x.py"), "--rows", "a,b", "--data", str(far), str(root / "out/a")]
     monkeypatch.setattr(results.sys, "argv", words)
     assert results.command_line() == "python benchmarks/x.py --rows a,b --data places out/a"
+
+
+@pytest.mark.parametrize(
+    ("bar", "reaching", "missing"),
+    [
+        (">= 99.5", 99.5, 99.49),
+        ("<= 1e-5", 1e-5, 1.1e-5),
+        ("< 1", 0.9, 1.0),
+        ("0", 0.0, 1.0),
+        ("90 - 98", 98.0, 89.9),
+        ("0.7-1.3", 0.7, 1.31),
+        (">= 200 and all (362)", 362.0, 199.0),
+    ],
+)
+def test_a_bar_is_read_as_it_is_meant(bar: str, reaching: float, missing: float) -> None:
+    assert results.is_reached(reaching, bar) is True
+    assert results.is_reached(missing, bar) is False
+
+
+@pytest.mark.parametrize("bar", ["all", ">= the baseline", "<= 3 % or 30 us"])
+def test_a_bar_in_words_is_left_to_the_reader(bar: str) -> None:
+    assert results.is_reached(1.0, bar) is None
+
+
+def test_the_page_names_what_misses_its_bar_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(results.UNREACHED, "nd160.converged", "The fields changed.")
+    extra = [Figure("all.false", 3.0, "flights", bar="0"), Figure("speed.track_s", 0.04, "s", bar="<= 0.05")]
+    path = write_results("demo", [*FIGURES, *extra], command="a", seed=5, directory=tmp_path)
+    page = path.with_suffix(".md").read_text()
+    part = page.split("## Bars that are not reached")[1].split("##")[0]
+    assert "- `nd160.converged`: 99.12 %, bar >= 99.5. The fields changed." in part
+    assert "- `all.false`: 3 flights, bar 0." in part and "speed.track_s" not in part
