@@ -135,7 +135,7 @@ def _page(report: dict[str, Any], areas: Sequence[Series], footprints: Sequence[
         ),
         "",
         "North Dakota, 16.9 km², on the maps of the first and the last of seven years, seen five years or more apart.",
-        "A larger footprint shows more, and takes fewer updates.",
+        "A larger footprint shows more, of which less is new after a step of 100 m.",
         "",
         "| footprint | updates until converged | 95 % interval | converged | flights |",
         "| --- | --- | --- | --- | --- |",
