@@ -58,16 +58,18 @@ class Scene:
         odometry = (at.x_m, at.y_m, math.radians(at.yaw_deg))
         return Sample(frame.time_s + shift_s, frame.attitude_rad, frame.height_agl_m, odometry)
 
-    def fly(self, peer: Peer, first: int = 0, last: int = UPDATES, shift_s: float = 0.0) -> None:
-        """Publish frames in lockstep: the next one when the node has answered the one before."""
+    def fly(self, peer: Peer, first: int = 0, last: int = UPDATES, shift_s: float = 0.0, *, back: bool = False) -> None:
+        """Publish frames in lockstep: the next one when the node has answered the one before; or from the last one
+        back to the first, tail first."""
         from ros_peers import NODE, image_message, messages, publish_sample
 
         heard = peer.heard[f"{NODE}/navsat"]
-        for i in range(first, last):
-            stamp_s = self.frames[i].time_s + shift_s
+        end_s = self.frames[last - 1].time_s
+        for i in reversed(range(first, last)) if back else range(first, last):
+            stamp_s = shift_s + (2 * end_s - self.frames[i].time_s if back else self.frames[i].time_s)
             answered = lambda s=stamp_s: any(abs(messages.seconds(m.header.stamp) - s) < 1e-5 for m in heard)  # noqa: E731
             for seconds in (3.0, 20.0):  # best effort: what comes in the first moments of a match may get lost
-                publish_sample(peer, self.sample(i, shift_s))
+                publish_sample(peer, self.sample(i, stamp_s - self.frames[i].time_s))
                 peer.publishers["/camera/image"].publish(image_message(self.frames[i].image, stamp_s))
                 with contextlib.suppress(TimeoutError):
                     peer.until(answered, f"the answer to frame {i}", seconds)
