@@ -244,14 +244,18 @@ def test_a_search_over_squares_finds_the_place_and_then_tracks_it(country: Any, 
     assert found.covers_map and found.width == 2 and found.belief.total() == pytest.approx(1, rel=1e-3)
 
 
-@pytest.mark.usefixtures("in_squares")
-def test_a_search_over_squares_knows_as_much_of_where_it_is_not(country: Any) -> None:
-    found = make_filter(country)
-    for _ in range(12):
-        found.predict(OdometryStep(100.0, 0.0, 0.1, 2.0, SIGMA_TURN))
-        found.weigh([np.random.default_rng(3).random((33, 33), np.float32)], (0.0, 0.0), 1.0)
-        found.adapt()
-    assert found.covers_map and 0 < found.elsewhere < 1
+def test_squares_and_cells_believe_alike_that_it_is_elsewhere(country: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    odds = []
+    for above in (1 << 40, 0):
+        monkeypatch.setattr("kittiwake_runtime.localization.filter.WIDE_ABOVE", above)
+        found, rng = make_filter(country), np.random.default_rng(3)
+        for _ in range(12):
+            found.predict(OdometryStep(100.0, 0.0, 0.1, 2.0, SIGMA_TURN))
+            found.weigh([rng.random((33, 33), np.float32)], (0.0, 0.0), 1.0)
+            found.adapt()
+        odds.append(math.log(found.elsewhere / (1 - found.elsewhere)))
+    assert odds[1] > math.log(0.1 / 0.9), "frames that fit nowhere speak for it"
+    assert odds[1] == pytest.approx(odds[0], abs=1.0)
 
 
 def test_several_scales_find_the_right_one(country: Any) -> None:
