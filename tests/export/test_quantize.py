@@ -137,6 +137,37 @@ def test_what_costs_much_and_saves_little_stays_in_float() -> None:
     assert choose_products(network(), measure(network(), SAMPLES), SAMPLES)[-1] == "second"
 
 
+def test_only_at_an_end_does_a_product_stay_in_float() -> None:
+    """Channels of sizes a thousandfold apart leave one layer, and the next brings them back: noise for little work."""
+    channels = 64
+    sizes = np.geomspace(1, 1e3, channels).astype(np.float32)[:, None, None, None]
+    apart = RNG.normal(size=(channels, 1, 3, 3)).astype(np.float32) * sizes
+    first, wide, last = (RNG.normal(size=(channels, n, 3, 3)).astype(np.float32) for n in (3, channels, channels))
+    constants = {"w1": first, "w2": wide, "w3": apart, "w4": last / sizes[:, :, 0, 0].T[..., None, None],
+                 "s": 1 / sizes[None, :, 0]}  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "first"),
+        helper.make_node("Conv", ["a", "w2"], ["b"], "wide"),
+        helper.make_node("Conv", ["b", "w3"], ["c"], "apart", group=channels),
+        helper.make_node("Conv", ["c", "w4"], ["y"], "last"),
+    ]
+    scaled = [*nodes[:3], helper.make_node("Mul", ["c", "s"], ["y"], "scale")]
+
+    def chosen(nodes: list[onnx.NodeProto]) -> list[str]:
+        given, made = (
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", n, None, None])
+            for name, n in (("x", 3), ("y", channels))
+        )
+        used = {name for node in nodes for name in node.input}
+        weights = [numpy_helper.from_array(array, name) for name, array in constants.items() if name in used]
+        graph = helper.make_graph(nodes, "g", [given], [made], weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        return choose_products(model, measure(model, SAMPLES), SAMPLES)
+
+    assert chosen(nodes) == ["first", "wide", "apart", "last"]
+    assert chosen(scaled) == ["first", "wide"]
+
+
 def test_work_is_counted_in_multiply_adds() -> None:
     measured = measure(network(channels=8), SAMPLES)
     assert measured.work == {"first": 8 * 14 * 14 * 8 * 27, "second": 8 * 12 * 12 * 8 * 72}
