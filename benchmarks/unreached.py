@@ -79,15 +79,15 @@ UNREACHED = {
         "What was tried below the grid: nd160.error_m."
     ),
     "descriptor.recall_drop": (
-        "Pruned to 0.45 by the layer times of an AMD EPYC without VNNI the three lose 0.59 points and are 1.80 times as "
-        "fast on this Xeon with it. Pruned on by the Xeon's own layer times they are faster than was asked for; 1,900 "
-        "steps of training after that, in four minutes, were too few. More were not tried."
+        "Pruned to 0.45 by the layer times of an AMD EPYC without VNNI the three lose 0.59 points and are 1.80 times "
+        "as fast on this Xeon with it. Pruned on by the Xeon's own layer times they are faster than was asked for; "
+        "1,900 steps of training after that, in four minutes, were too few. More were not tried."
     ),
     "lite0.speedup_int8": (
         "The three were pruned to 0.32 of a latency that was measured while int8 left single layers between others in "
-        "float32; without that the dense network gains most (32.4 to 22.4 ms for 36 views, theirs 11.5 to 8.7). Pruned on "
-        "from there to 0.79 in one round and trained for 1,100 steps they keep 19, 7 and 15 % of recall: every block is "
-        "down to 16 channels then. From the dense network, by layer times measured anew, was not tried."
+        "float32; without that the dense network gains most (32.4 to 22.4 ms for 36 views, theirs 11.5 to 8.7). Pruned "
+        "on from there to 0.79 in one round and trained for 1,100 steps they keep 19, 7 and 15 % of recall: nearly "
+        "every block is down to 16 channels then. From the dense network, by layer times measured anew, was not tried."
     ),
     "realsnow.recall": (
         "A view of 160 m is 16 pixels of forest across. Of 72 queries of summer over another summer of the same place "
