@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,10 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[s
         rclpy.init(context=context)  # what is asked below is this process's own: no domain is needed for it
     found: dict[str, dict[str, str]] = {"inputs": {}, "outputs": {}, "simulated": {}}
 
-    def add(kind: str, topics: Any) -> None:
-        found[kind] |= {name: types[0].replace("/msg", "") for name, types in topics if not OF_EVERY_NODE.match(name)}
+    def add(kind: str, ends: Iterable[Any]) -> None:
+        """Of the node's own subscriptions or publishers; what DDS has discovered of them comes a moment later."""
+        types = {end.topic_name: f"{end.msg_type.__module__.split('.')[0]}/{end.msg_type.__name__}" for end in ends}
+        found[kind] |= {name: kind for name, kind in types.items() if not OF_EVERY_NODE.match(name)}
 
     for compressed in (False, True):
         overrides = [Parameter(name, value=str(value)) for name, value in given.items()]
@@ -49,12 +51,12 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[s
         node = UavLocalization(context=context, parameter_overrides=overrides)
         assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
         assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-        add("inputs", node.get_subscriber_names_and_types_by_node(node.get_name(), node.get_namespace()))
-        add("outputs", node.get_publisher_names_and_types_by_node(node.get_name(), node.get_namespace()))
+        add("inputs", node.subscriptions)
+        add("outputs", node.publishers)
         node.close()
         node.destroy_node()
     simulator = FlightSimulator(context=context)
-    add("simulated", simulator.get_publisher_names_and_types_by_node(simulator.get_name(), simulator.get_namespace()))
+    add("simulated", simulator.publishers)
     simulator.destroy_node()
     rclpy.shutdown(context=context)
     yield found
