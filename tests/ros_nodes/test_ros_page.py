@@ -43,7 +43,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[s
     def add(kind: str, ends: Iterable[Any]) -> None:
         """Of the node's own subscriptions or publishers; what DDS has discovered of them comes a moment later."""
         types = {end.topic_name: f"{end.msg_type.__module__.split('.')[0]}/{end.msg_type.__name__}" for end in ends}
-        found[kind] |= {name: kind for name, kind in types.items() if not OF_EVERY_NODE.match(name)}
+        found[kind] |= {topic: name for topic, name in types.items() if not OF_EVERY_NODE.match(topic)}
 
     for compressed in (False, True):
         overrides = [Parameter(name, value=str(value)) for name, value in given.items()]
