@@ -28,6 +28,7 @@ from .flight_log import OdometryStep
 from .likelihood import ESTIMATES
 from .map_index import MapIndex
 from .matcher import Matcher
+from .news import News
 from .outputs import Fix, Source, State, radius_m
 
 
@@ -42,8 +43,9 @@ class LocalizerConfig:
         converged_elsewhere: largest probability of being elsewhere when convergence is declared.
         claim_std_m: position spread below which the belief claims one place. Of millions of states some fit a few
             frames by chance, so the frames that chose a place say little for it; those that come after, do.
-        converged_evidence: least evidence of these together (nats) when convergence is declared: odds of 500 to 1.
-            What speaks against a place counts until nothing speaks for it (Page's cumulative sum, Biometrika 1954).
+        converged_evidence: least evidence of these together (nats) when convergence is declared. What speaks against
+            a place counts until nothing speaks for it (Page's cumulative sum, Biometrika 1954).
+        frame_evidence: the most of it that one frame may give: one fits some place by chance, two hardly the same.
         doubtful_elsewhere: probability of being elsewhere above which it is lost: no fix is published, but what the
             belief holds is still the best that is known.
         lost_elsewhere: probability of being elsewhere above which that is given up, and all of the map searched again.
@@ -56,7 +58,8 @@ class LocalizerConfig:
     converged_std_m: float = 30.0
     converged_elsewhere: float = 0.01
     claim_std_m: float = 80.0
-    converged_evidence: float = 6.2
+    converged_evidence: float = 4.0
+    frame_evidence: float = 2.0
     doubtful_elsewhere: float = 0.1
     lost_elsewhere: float = 0.5
     max_radius_m: float = 400.0
@@ -94,8 +97,7 @@ class Localizer:
         self.state: State = "searching"
         self._claim_evidence = 0.0
         self._spread_m = math.inf
-        self._since_view: complex | None = None
-        self._turned = 0.0
+        self._news = News(self.filter.matcher.descriptor, self.index.footprint_m, self.config.least_move)
         self._matched_s = -math.inf
         self._since_match_m = math.inf
         self._time_s = -math.inf
@@ -205,40 +207,25 @@ class Localizer:
         if not all(math.isfinite(value) for value in values):
             raise FrameError(f"the odometry step is not finite: {step}", "leave the step out, or mend its source")
         self.filter.predict(step)
-        moved = complex(step.forward_m, step.left_m)
-        self._since_match_m += abs(moved)
-        if self._since_view is not None:
-            self._since_view += moved * complex(math.cos(self._turned), math.sin(self._turned))
-        self._turned += step.turn_rad
+        self._news.move(step)
+        self._since_match_m += math.hypot(step.forward_m, step.left_m)
 
     def _weigh(self, patches: list[Float32], lever: tuple[float, float], reason: str) -> tuple[float, str]:
         """Weigh a view if it shows new ground; returns its evidence (NaN if not) and why not."""
         if not patches:
             return math.nan, reason or "no usable view"
-        exponent = self._news()
-        if exponent <= 0:
+        if self._news.new_ground() <= 0:
             return math.nan, "hovering: the view is not new"
         if any(not np.isfinite(patch).any() for patch in patches):
             return math.nan, reason or "the view shows no ground"
-        evidence = self.filter.weigh(patches, lever, exponent)
-        self._since_view, self._turned = 0j, 0.0
-        return evidence, ""
+        exponent = self._news.see(patches[len(patches) // 2])
+        return self.filter.weigh(patches, lever, exponent), ""
 
     def _note(self, evidence: float) -> None:
         """Add a frame's evidence to what speaks for the place that the belief had claimed before the frame came."""
         claimed = self._spread_m < self.config.claim_std_m
-        self._claim_evidence = max(self._claim_evidence, 0.0) + evidence if claimed else 0.0
-
-    def _news(self) -> float:
-        """Share of the disc that the last weighed view did not show; 0 below the least move."""
-        if self._since_view is None:
-            return 1.0
-        x = abs(self._since_view) / self.index.footprint_m
-        if x < self.config.least_move:
-            return 0.0
-        if x >= 1:
-            return 1.0
-        return float(1 - 2 / math.pi * (math.acos(x) - x * math.sqrt(1 - x * x)))
+        news = min(evidence, self.config.frame_evidence)
+        self._claim_evidence = max(self._claim_evidence, 0.0) + news if claimed else 0.0
 
     def _published(self, moments: Moments) -> npt.NDArray[np.float64]:
         """The belief's covariance and, as a bias that no averaging removes, the map's own error."""
