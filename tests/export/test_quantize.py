@@ -82,7 +82,7 @@ def test_weights_are_those_of_a_plain_rounding_by_channel(symmetric: bool) -> No
     largest = 127 if symmetric else 64
     for name, weight in (("first", constant(whole, "w1")), ("second", constant(whole, "w2"))):
         step = constant(quantized, f"{name}.weight.scale")
-        whole_steps = constant(quantized, f"{name}.weight.q")
+        whole_steps = constant(quantized, f"{name}.weight.q")[:, : weight.shape[1]]  # without channels of zeros
         assert whole_steps.dtype == np.int8
         assert np.abs(whole_steps.reshape(len(weight), -1).astype(int)).max(axis=1).tolist() == [largest] * len(weight)
         error = np.abs(whole_steps * step[:, None, None, None] - weight).max(axis=(1, 2, 3))
@@ -99,7 +99,7 @@ def test_depthwise_weights_have_eight_bits() -> None:
 def test_tensorrts_form_is_signed_around_zero_with_biases_in_float() -> None:
     whole = network()
     unsigned, signed = (quantize(whole, measure(whole, SAMPLES), BOTH, symmetric) for symmetric in (False, True))
-    zeros = {name: constant(model, "x.int8.zero") for name, model in (("u", unsigned), ("s", signed))}
+    zeros = {name: constant(model, "r.int8.zero") for name, model in (("u", unsigned), ("s", signed))}
     assert (zeros["u"].dtype, zeros["s"].dtype, int(zeros["s"])) == (np.uint8, np.int8, 0)
     kinds = [{t.name for t in model.graph.initializer} for model in (unsigned, signed)]
     assert "first.bias.q" in kinds[0]
@@ -171,3 +171,56 @@ def test_only_at_an_end_does_a_product_stay_in_float() -> None:
 def test_work_is_counted_in_multiply_adds() -> None:
     measured = measure(network(channels=8), SAMPLES)
     assert measured.work == {"first": 8 * 14 * 14 * 8 * 27, "second": 8 * 12 * 12 * 8 * 72}
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_zeros_fill_the_first_layers_channels_on_cpus_and_change_nothing(
+    symmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = network(channels=6)
+    measured = measure(whole, SAMPLES)
+    filled = quantize(whole, measured, BOTH, symmetric)
+    monkeypatch.setattr("kittiwake_export.quantize._FEW", 0)
+    plain = quantize(whole, measured, BOTH, symmetric)
+    onnx.checker.check_model(filled, full_check=True)
+    taken = [constant(filled, f"{name}.weight.q").shape[1] for name in BOTH]
+    assert taken == ([3, 6] if symmetric else [4, 6])  # what the second takes is int8 already
+    assert not constant(filled, "first.weight.q")[:, 3:].any()
+    found, expected = outputs(filled, fused=False)[0], outputs(plain, fused=False)[0]
+    assert np.std(found - expected) < 1e-3 * np.std(expected)
+
+
+def test_layers_that_read_one_tensor_share_its_zeros_and_run_in_integers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = network()
+    twin = helper.make_node("Conv", ["x", "w1", "b1"], ["t"], "twin")
+    whole.graph.node.append(twin)
+    whole.graph.output.append(helper.make_tensor_value_info("t", TensorProto.FLOAT, ["N", 8, "h2", "w2"]))
+    measured = measure(whole, SAMPLES)
+    filled = quantize(whole, measured, [*BOTH, "twin"])
+    assert [node.op_type for node in filled.graph.node].count("Pad") == 1
+    onnx.checker.check_model(filled, full_check=True)
+    _, operators = outputs(filled, tmp_path)
+    assert "QLinearConv" in operators
+    assert not {"Conv", "FusedConv"} & operators
+    monkeypatch.setattr("kittiwake_export.quantize._FEW", 0)
+    plain = quantize(whole, measured, [*BOTH, "twin"])
+    found, expected = outputs(filled, fused=False)[0], outputs(plain, fused=False)[0]
+    assert np.std(found - expected) < 1e-3 * np.std(expected)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(3, 3), (6, 2), (17, 1), (8, 1)])
+def test_no_zeros_where_they_do_not_pay(channels: int, groups: int) -> None:
+    weight = RNG.normal(size=(2 * channels, channels // groups, 3, 3)).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "only", group=groups)
+    given, made = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", n, None, None])
+        for name, n in (("x", channels), ("y", 2 * channels))
+    )
+    graph = helper.make_graph([node], "g", [given], [made], [numpy_helper.from_array(weight, "w")])
+    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    sample = {"x": RNG.random((1, channels, 9, 9), np.float32)}
+    quantized = quantize(whole, measure(whole, [sample]), ["only"])
+    assert constant(quantized, "only.weight.q").shape == weight.shape
+    assert "Pad" not in [node.op_type for node in quantized.graph.node]

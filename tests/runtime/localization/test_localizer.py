@@ -70,7 +70,7 @@ def test_it_finds_itself_by_steps_of_any_length(country: Any, step_m: float) -> 
         frames = max(12, round(1000 / step_m))
         found = flown(start(country), country, itertools.islice(country.walk(seed, step_m=step_m), frames), seed)
         first = first_converged(found)
-        assert first * step_m <= max(800, 5 * step_m)
+        assert first * step_m <= max(800, 7 * step_m)
         assert falses(found) == 0
         assert median(off for _, off in found[first:]) < 12
         assert all(fix.reason for fix, _ in found[:first])
@@ -205,7 +205,7 @@ def test_blank_frames_are_survived_and_said(country: Any) -> None:
 def test_a_reset_of_the_odometry_does_not_move_the_belief(country: Any, direction_deg: int) -> None:
     """The legs have one length and turn as the vehicle does, so carrying the velocity on is exact."""
     for seed in range(2):
-        legs = list(itertools.islice(country.walk(seed), 13))
+        legs = list(itertools.islice(country.walk(seed), 16))
         path, yaw = [0j], [legs[0][1][2]]
         for (_, before), (_, after) in itertools.pairwise(legs):
             path.append(path[-1] + complex(after[0] - before[0], after[1] - before[1]))
@@ -327,7 +327,7 @@ def test_kidnapped_it_is_lost_then_found_again(country: Any) -> None:
         assert 12 < lost <= 12 + 8
         assert found[lost][0].reason.startswith("lost: ")
         again = next(n for n in range(lost, len(states)) if states[n] == "converged")
-        assert again <= lost + 8
+        assert again <= lost + 12
         assert falses(found[:12]) == falses(found[again:]) == 0
 
 
