@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ros_peers import NodeProcess, Peer, Sample
 
 AREA_M = (0.0, 0.0, 1600.0, 1600.0)
-UPDATES = 12
+UPDATES = 14
 STEP_M = 60.0
 
 
