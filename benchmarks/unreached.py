@@ -17,7 +17,7 @@ _DECLARED = (
 )
 _DRIFT = (
     "A belief that was right, or nearly, slides along a field, 10 to 30 m a frame, and is believed for an update or "
-    "two more than 90 m off (91 to 147 m). Tried: tempering a frame by how much it looks like the four before it "
+    "two more than 90 m off (91 to 139 m). Tried: tempering a frame by how much it looks like the four before it "
     "(flies now: mends one of two flights at 100 m, one of two rough ones and the one of snow, but others take their "
     "place), a tail in the motion (mends one of five for twice the time), a limit of 30 m for what a match may leave "
     "(mended the two of 120 at 160 m), the map's pixels as a witness (they do not tell right from wrong)."
@@ -82,7 +82,7 @@ UNREACHED = {
     ),
     "all.false": (
         "Some had been right and slid off (nd100, rough, height), five had been moved and noticed it after 6 to 8 "
-        "updates in place of 4 (kidnap.late). Each row says what was tried; of the moved ones, two limits of doubt "
+        "updates, the mean being 4 (kidnap.late). Each row says what was tried; of the moved ones, two limits of doubt "
         "and two chances of having been carried off: docs/localization-training.md, 'Where the updates go'."
     ),
 }
