@@ -38,16 +38,21 @@ class LocalizerConfig:
 
     Attributes:
         likelihood: how scores become ratios: ``softmax``, ``kernel_density`` or ``parametric``.
-        converged_std_m: largest position spread (root of the covariance's trace) of a belief that a match leaves
-            converged. A fix that is only carried forward may spread more, up to `max_radius_m`.
-        converged_elsewhere: largest probability of being elsewhere when convergence is declared.
+        converged_std_m: largest position spread (root of the covariance's trace) when convergence is declared.
+        converged_elsewhere: largest probability of being elsewhere then.
         claim_std_m: position spread below which the belief claims one place. Of millions of states some fit a few
             frames by chance, so the frames that chose a place say little for it; those that come after, do.
         converged_evidence: least evidence of these together (nats) when convergence is declared. What speaks against
             a place counts until nothing speaks for it (Page's cumulative sum, Biometrika 1954).
         frame_evidence: the most of it that one frame may give: one fits some place by chance, two hardly the same.
-        doubtful_elsewhere: probability of being elsewhere above which it is lost: no fix is published, but what the
-            belief holds is still the best that is known.
+        claim_jump_std: how far a frame may move a claim, in standard deviations of what it leaves and of the motion
+            before it; one that moves it farther has chosen the place anew.
+        doubtful_std_m: position spread above which a belief that was matched is lost: no fix is published, but what it
+            holds is still the best that is known. A fix that is only carried forward may spread more, up to
+            `max_radius_m`.
+        doubtful_elsewhere: probability of being elsewhere above which it is lost, likewise.
+        doubtful_evidence: evidence against the place (nats) at which it is lost, likewise: Page's sum again, of what
+            frames since the declaration say the other way.
         lost_elsewhere: probability of being elsewhere above which that is given up, and all of the map searched again.
         max_radius_m: 95 % radius above which a fix that is only carried forward is lost.
         least_move: share of the footprint to move before a view counts as news; hover sharpens nothing.
@@ -55,12 +60,15 @@ class LocalizerConfig:
     """
 
     likelihood: str = "softmax"
-    converged_std_m: float = 30.0
+    converged_std_m: float = 20.0
     converged_elsewhere: float = 0.01
     claim_std_m: float = 80.0
     converged_evidence: float = 4.0
     frame_evidence: float = 2.0
-    doubtful_elsewhere: float = 0.1
+    claim_jump_std: float = 2.5
+    doubtful_std_m: float = 30.0
+    doubtful_elsewhere: float = 0.03
+    doubtful_evidence: float = 4.0
     lost_elsewhere: float = 0.5
     max_radius_m: float = 400.0
     least_move: float = 0.25
@@ -95,8 +103,8 @@ class Localizer:
 
     def _start(self) -> None:
         self.state: State = "searching"
-        self._claim_evidence = 0.0
-        self._spread_m = math.inf
+        self._evidence_for = self._evidence_against = 0.0
+        self._last: Moments | None = None
         self._news = News(self.filter.matcher.descriptor, self.index.footprint_m, self.config.least_move)
         self._matched_s = -math.inf
         self._since_match_m = math.inf
@@ -171,11 +179,11 @@ class Localizer:
         patches = [] if patch is None else [patch] if isinstance(patch, np.ndarray) else list(patch)
         evidence, why = self._weigh(patches, lever, reason)
         matched = math.isfinite(evidence)
-        if matched:
-            self._note(evidence)
         stages["match"] = 1e3 * (time.perf_counter() - started) - stages["predict"]
         moments = self.filter.adapt()
-        self._spread_m = moments.std_m
+        if matched:
+            self._note(evidence, step, moments)
+        self._last = moments
         supported = matched and evidence > 0
         if supported:
             self._matched_s, self._since_match_m = time_s, 0.0
@@ -221,11 +229,21 @@ class Localizer:
         exponent = self._news.see(patches[len(patches) // 2])
         return self.filter.weigh(patches, lever, exponent), ""
 
-    def _note(self, evidence: float) -> None:
+    def _note(self, evidence: float, step: OdometryStep | None, moments: Moments) -> None:
         """Add a frame's evidence to what speaks for the place that the belief had claimed before the frame came."""
-        claimed = self._spread_m < self.config.claim_std_m
         news = min(evidence, self.config.frame_evidence)
-        self._claim_evidence = max(self._claim_evidence, 0.0) + news if claimed else 0.0
+        self._evidence_for = max(self._evidence_for, 0.0) + news if self._claimed(step, moments) else 0.0
+        self._evidence_against = max(self._evidence_against, 0.0) - news
+
+    def _claimed(self, step: OdometryStep | None, moments: Moments) -> bool:
+        """Whether the place that the belief is at was its claim before the frame."""
+        if self._last is None or self._last.std_m >= self.config.claim_std_m:
+            return False
+        forward, left = (step.forward_m, step.left_m) if step else (0.0, 0.0)
+        c, s = math.cos(self._last.heading_rad), math.sin(self._last.heading_rad)
+        expected = self._last.mean + np.array([c * forward - s * left, s * forward + c * left])
+        across_m = math.hypot(forward, left) * self._last.heading_std_rad
+        return math.dist(expected, moments.mean) < self.config.claim_jump_std * math.hypot(moments.std_m, across_m)
 
     def _published(self, moments: Moments) -> npt.NDArray[np.float64]:
         """The belief's covariance and, as a bias that no averaging removes, the map's own error."""
@@ -233,25 +251,29 @@ class Localizer:
 
     def _decide(self, moments: Moments, covariance: npt.NDArray[np.float64], matched: bool) -> None:
         config, elsewhere = self.config, self.filter.elsewhere
-        narrow = moments.std_m < config.converged_std_m
         if self.state == "converged":
             far = radius_m(covariance, 0.95) > config.max_radius_m
-            doubtful = elsewhere > config.doubtful_elsewhere or (matched and not narrow)
-            if not far and not doubtful:
+            if not far and not self._is_doubtful(moments, matched):
                 return
-            self.state, self._claim_evidence = "lost", 0.0
+            self.state, self._evidence_for = "lost", 0.0
             if far or elsewhere > config.lost_elsewhere:
                 self._search_again()
             return
-        agreed = self._claim_evidence >= config.converged_evidence
-        if narrow and agreed and elsewhere < config.converged_elsewhere:
-            self.state = "converged"
+        agreed = self._evidence_for >= config.converged_evidence
+        if agreed and moments.std_m < config.converged_std_m and elsewhere < config.converged_elsewhere:
+            self.state, self._evidence_against = "converged", 0.0
         elif not self.filter.covers_map and elsewhere > config.lost_elsewhere:
             self._search_again()
 
+    def _is_doubtful(self, moments: Moments, matched: bool) -> bool:
+        config = self.config
+        scattered = matched and moments.std_m >= config.doubtful_std_m
+        refuted = self._evidence_against >= config.doubtful_evidence
+        return scattered or refuted or self.filter.elsewhere > config.doubtful_elsewhere
+
     def _search_again(self) -> None:
         self.filter.widen()
-        self._claim_evidence, self._spread_m = 0.0, math.inf
+        self._evidence_for, self._evidence_against, self._last = 0.0, 0.0, None
 
     def _reason(self, moments: Moments, why: str) -> str:
         if self.state == "converged":
@@ -261,8 +283,11 @@ class Localizer:
             return lead + why
         if self.filter.elsewhere > self.config.lost_elsewhere:
             return lead + "what the camera sees is not on this map"
-        if self.filter.elsewhere > self.config.doubtful_elsewhere:
+        doubt = self.config.doubtful_elsewhere if self.state == "lost" else self.config.filter.off_map
+        if self.filter.elsewhere > doubt:
             return lead + f"what the camera sees fits here badly (elsewhere: {100 * self.filter.elsewhere:.0f} %)"
+        if self.state == "lost" and self._evidence_against >= self.config.doubtful_evidence:
+            return lead + "the last frames speak against this place"
         if moments.std_m >= self.config.converged_std_m:
             return lead + f"several places fit (spread {moments.std_m:.0f} m)"
         return lead + "waiting for more frames to agree"
