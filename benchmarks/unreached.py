@@ -15,13 +15,6 @@ _DECLARED = (
     "Rules of convergence that believe them believe flights off the map too: docs/localization-training.md, 'How sure "
     "it is', has seven of them."
 )
-_DRIFT = (
-    "A belief that was right, or nearly, slides along a field, 10 to 30 m a frame, and is believed for an update or "
-    "two more than 90 m off (91 to 139 m). Tried: tempering a frame by how much it looks like the four before it "
-    "(flies now: mends one of two flights at 100 m, one of two rough ones and the one of snow, but others take their "
-    "place), a tail in the motion (mends one of five for twice the time), a limit of 30 m for what a match may leave "
-    "(mended the two of 120 at 160 m), the map's pixels as a witness (they do not tell right from wrong)."
-)
 _EDGES = (
     "Once found, a frame's best place within 60 m is less than 10 m off in a quarter of the frames, whoever is asked: "
     "folded gradients 25 %, the descriptor's scores 24 %, a small learned matcher 28 %; the mixture of the first two "
@@ -39,12 +32,9 @@ UNREACHED = {
     "nd320.updates": _GROUND + " A disc of 320 m tells twice as much, but only 39 % of it is new after 100 m.",
     "nd100.converged": _DECLARED,
     "nd100.updates": _GROUND,
-    "nd100.false": _DRIFT,
     "nd160.error_m": _EDGES,
     "nd160.rough.error_m": _EDGES,
-    "nd160.rough.false": _DRIFT,
     "height.unknown.updates": _GROUND,
-    "height.unknown.false": _DRIFT,
     "nd160.tuned.updates": _GROUND,
     "speed.vs_ncc": (
         "0.27 s an update before searches over squares of cells, 0.16 before scores were written where they are read, "
@@ -67,22 +57,9 @@ UNREACHED = {
         "Snow hides the edges that the map's pixels are matched by, and the published radius says so: 97 % inside. "
         "What was tried below the grid: nd160.error_m."
     ),
-    "lite0.speedup_int8": (
-        "The three were pruned to 0.32 of a latency that was measured while int8 left single layers between others in "
-        "float32; without that the dense network gains most (32.4 to 22.4 ms for 36 views, theirs 11.5 to 8.7). Since "
-        "then: pruned on from there to 0.79 (19, 7 and 15 % of recall are left); from the dense network by layer times "
-        "measured anew, in multiples of 16, to 0.34 (8.5, 8.6 and 7.7 %, 12,000 parameters); a first layer of three "
-        "input channels widened to four in int8 (0.5 ms of 8.7), which the figure has; layers that are faster alone in "
-        "float32 left there (the way between the two takes longer than they save)."
-    ),
     "realsnow.recall": (
         "A view of 160 m is 16 pixels of forest across. Of 72 queries of summer over another summer of the same place "
         "14 % are right; of snow over summer 4 %, with dark and bright exchanged 1 %, with views of 320 m 1 % and of "
         "480 m 24 %. No real snow is in the training data: this place, kept for testing, is the only one there is."
-    ),
-    "all.false": (
-        "Some had been right and slid off (nd100, rough, height), five had been moved and noticed it after 6 to 8 "
-        "updates, the mean being 4 (kidnap.late). Each row says what was tried; of the moved ones, two limits of doubt "
-        "and two chances of having been carried off: docs/localization-training.md, 'Where the updates go'."
     ),
 }

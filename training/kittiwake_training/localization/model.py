@@ -43,8 +43,9 @@ class LocalContrast(nn.Module):
     results are clamped to +-3 and zero where unseen. Never below float32: the variance is a difference of near-equal
     numbers, which half precision can't hold.
 
-    The blur is a product with a banded matrix along each axis. A convolution of a channel by itself would do a tenth
-    of the arithmetic on a large map and takes ten times as long on the discs that a vehicle describes.
+    The blur is a product with a banded matrix along each axis, for all neighbourhoods and moments at once. A
+    convolution of a channel by itself would do a tenth of the arithmetic on a large map and takes ten times as long on
+    the discs that a vehicle describes.
 
     Args:
         sigmas_px: one neighbourhood each: a narrow one shows borders, a wide one the tones of fields.
@@ -68,27 +69,30 @@ class LocalContrast(nn.Module):
             mask = view[:, 1:]
             # Around mid-gray the squares are small, so the variance keeps its digits.
             gray = view[:, :1] - 0.5 * mask
-            moments = torch.cat([mask, gray, gray * gray], dim=1)
-            sums = torch.stack([_blur(moments, kernel) for kernel in self.kernels.unbind()], dim=2)
-            weight = sums[:, 0] + 1e-6
-            mean = sums[:, 1] / weight
-            variance = (sums[:, 2] / weight - mean * mean).clamp(min=0.0)
+            seen, first, second = self._blurred([mask, gray, gray * gray]).unbind(dim=3)
+            weight = seen + 1e-6
+            mean = first / weight
+            variance = (second / weight - mean * mean).clamp(min=0.0)
             contrast = (gray - mean) / torch.sqrt(variance + self.spread_floor**2)
             return torch.cat([contrast.clamp(-self.limit, self.limit) * mask, mask], dim=1)
 
+    def _blurred(self, images: Sequence[Tensor]) -> Tensor:
+        """M of (N, 1, H, W) -> (N, scales, H, M, W), each with every kernel; zeros beyond the border."""
+        height, width = images[0].shape[-2:]
+        down = _banded(self.kernels, height).flatten(0, 1) @ torch.cat(list(images), dim=3)
+        across = down.reshape(-1, self.scales, height * len(images), width) @ _banded(self.kernels, width)
+        return across.reshape(-1, self.scales, height, len(images), width)
 
-def _blur(image: Tensor, kernel: Tensor) -> Tensor:
-    """(N, C, H, W) convolved along rows and columns with a symmetric kernel, zeros beyond the border."""
-    height, width = image.shape[-2:]
-    return (image.mT @ _banded(kernel, height)).mT @ _banded(kernel, width)
 
+def _banded(kernels: Tensor, size: int) -> Tensor:
+    """The matrices that convolve ``size`` values with symmetric kernels whose first and last tap are zero.
 
-def _banded(kernel: Tensor, size: int) -> Tensor:
-    """The (size, size) matrix that convolves ``size`` values; the kernel's first and last tap are zero."""
+    (scales, taps) -> (scales, size, size).
+    """
     # Traced, the size is no int, and the ramp is to be a piece of a constant: the GPU's graph then has no size in it.
-    at = torch.arange(max(size, LARGEST_PX) if isinstance(size, int) else LARGEST_PX, device=kernel.device)[:size]
-    reach = len(kernel) // 2
-    return kernel[(at[:, None] - at).clamp(-reach, reach) + reach]
+    at = torch.arange(max(size, LARGEST_PX) if isinstance(size, int) else LARGEST_PX, device=kernels.device)[:size]
+    reach = kernels.shape[1] // 2
+    return kernels[:, (at[:, None] - at).clamp(-reach, reach) + reach]
 
 
 class ConvNorm(nn.Sequential):
