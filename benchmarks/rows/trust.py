@@ -86,6 +86,8 @@ def measure_all(measured: Iterable[Figure], missing: Sequence[str]) -> list[Figu
         return []
     note = "sum of " + ", ".join(figure.id for figure in counted)
     note += f"; 95 % bound {300 / flights:.2g} %" if total == 0 else f"; {100 * total / flights:.2g} %"
+    note += "; the limits of doubt were chosen on some of these flights, and others were flown since: "
+    note += "docs/localization-training.md, 'How sure it is'"
     note += f"; without {', '.join(missing)}" if missing else ""
     # The sum of many rare counts is Poisson's: 3 for none, else about two standard deviations.
     spread = 1.96 * total**0.5

@@ -331,6 +331,31 @@ def test_kidnapped_it_is_lost_then_found_again(country: Any) -> None:
         assert falses(found[:12]) == falses(found[again:]) == 0
 
 
+def test_it_is_lost_once_frames_since_the_declaration_speak_against_it(country: Any) -> None:
+    localizer, rng = start(country, doubtful_elsewhere=1.0, doubtful_std_m=math.inf), np.random.default_rng(5)
+    legs = list(itertools.islice(country.walk(1), 20))
+    assert flown(localizer, country, legs[:12])[-1][0].is_believed
+    west, south, _, _ = country.index.bounds_m
+    against = 0.0
+    for number, (step, _) in enumerate(legs[12:], 12):
+        view = country.view(west + rng.uniform(300, 1700), south + rng.uniform(300, 1700), rng.uniform(0, 6), number)
+        fix = localizer.update(step, view, time_s=5.0 * number)
+        against = max(against, 0.0) - min(fix.evidence, localizer.config.frame_evidence)
+        if against >= localizer.config.doubtful_evidence:
+            break
+        assert fix.is_believed
+    assert fix.state == "lost"
+    assert fix.reason == "lost: the last frames speak against this place"
+
+
+def test_a_frame_that_moves_a_claim_does_not_speak_for_it(country: Any) -> None:
+    legs = list(itertools.islice(country.walk(2), 20))
+    declared = [first_converged(flown(start(country, claim_jump_std=most), country, legs))
+                for most in (0.0, LocalizerConfig().claim_jump_std, math.inf)]  # fmt: skip
+    assert declared[0] == len(legs), "where every frame moves it none speaks for it"
+    assert declared[2] <= declared[1] < len(legs)
+
+
 def test_a_radius_beyond_the_largest_allowed_is_lost(country: Any) -> None:
     localizer = start(country, max_radius_m=40.0)
     legs = noisy_legs([(country.index.e0 + 300.0 + 100.0 * n, country.index.n0 - 1000.0, 0.0) for n in range(16)])
