@@ -100,13 +100,19 @@ def _add_times_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="TABLE", help="the JSON file to write")
     parser.add_argument("--precision", action="append", choices=("fp32", "int8"), help="both without it")
     parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime (1)")
+    parser.add_argument("--multiple", type=int, choices=(8, 16, 32), default=8,
+                        help="of the channels that pruning is to leave, as in prune --set multiple=16 (8)")  # fmt: skip
 
 
 def _run_times(arguments: argparse.Namespace) -> int:
     from kittiwake_export.layer_times import PRECISIONS, measure_checkpoint
 
     models = measure_checkpoint(
-        arguments.checkpoint, arguments.output, arguments.precision or PRECISIONS, arguments.threads
+        arguments.checkpoint,
+        arguments.output,
+        arguments.precision or PRECISIONS,
+        arguments.threads,
+        arguments.multiple,
     )
     for model in models:
         counts = sum(times.seconds.size for times in model.layers.values())

@@ -54,8 +54,10 @@ _PRODUCTS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "Gemm", "Fused
              "FusedMatMul", "MatMulIntegerToFloat", "QLinearMatMul")  # fmt: skip
 
 
-def measure_checkpoint(checkpoint: Path, table: Path, precisions: Sequence[str], threads: int) -> list[LatencyModel]:
-    """Measure the layers of a checkpoint's network and write the table.
+def measure_checkpoint(
+    checkpoint: Path, table: Path, precisions: Sequence[str], threads: int, multiple: int = _STEP
+) -> list[LatencyModel]:
+    """Measure the layers of a checkpoint's network and write the table; see :func:`measure_layer_times`.
 
     Raises:
         TrainingError: the checkpoint can't be read, or its network not be pruned.
@@ -63,7 +65,9 @@ def measure_checkpoint(checkpoint: Path, table: Path, precisions: Sequence[str],
     loaded = load_checkpoint(checkpoint)
     specs = read_specs(loaded.meta, checkpoint)
     untouched = prunable(loaded.model, loaded.meta["model"]["key"]).untouched
-    models = measure_layer_times(loaded.model, *specs, untouched=untouched, precisions=precisions, threads=threads)
+    models = measure_layer_times(
+        loaded.model, *specs, untouched=untouched, precisions=precisions, threads=threads, multiple=multiple
+    )
     machine = {"cpu": platform.processor() or platform.machine(), "system": platform.platform(terse=True),
                "onnxruntime": ort.__version__, "checkpoint": loaded.meta["name"]}  # fmt: skip
     save_table(table, models, machine)
@@ -93,6 +97,7 @@ def measure_layer_times(
     untouched: Collection[nn.Module] = (),
     precisions: Sequence[str] = PRECISIONS,
     threads: int = 1,
+    multiple: int = _STEP,
     seed: int = 0,
 ) -> list[LatencyModel]:
     """The tables of a network and of all that pruning can make of it.
@@ -103,11 +108,12 @@ def measure_layer_times(
         untouched: modules that pruning leaves alone.
         precisions: of :data:`PRECISIONS`.
         threads: of ONNX Runtime.
-        seed: of the widths of the networks that the rest is fitted to.
+        multiple: of the channels in the networks that the rest is fitted to, as pruning will leave them.
+        seed: of their widths.
     """
     example = typical_input(inputs, dims)
     layers = layers_of(model, torch.from_numpy(example[inputs[0].name]))
-    networks = [model, *random_widths(model, example[inputs[0].name], untouched, _FITTED - 1, seed)]
+    networks = [model, *random_widths(model, example[inputs[0].name], untouched, _FITTED - 1, seed, multiple)]
     changing = _changing(model, torch.from_numpy(example[inputs[0].name]), untouched)
     named = tqdm(networks, desc="networks", disable=None)
     graphs = [build(network, inputs, outputs, dims, precisions) for network in named]
@@ -127,9 +133,14 @@ def typical_input(inputs: Sequence[TensorSpec], dims: Mapping[str, DimRange]) ->
 
 
 def random_widths(
-    model: nn.Module, example: np.ndarray, untouched: Collection[nn.Module], count: int, seed: int
+    model: nn.Module,
+    example: np.ndarray,
+    untouched: Collection[nn.Module],
+    count: int,
+    seed: int,
+    multiple: int = _STEP,
 ) -> Iterator[nn.Module]:
-    """Networks with a random number of channels in each group, in multiples of 8; float32."""
+    """Networks with a random number of channels in each group, in multiples; float32."""
     rng = np.random.default_rng(seed)
     given = torch.from_numpy(example[:2])
     names = [name for name, module in model.named_modules() if module in set(untouched)]
@@ -138,11 +149,11 @@ def random_widths(
         zeroed = copy.deepcopy(model)
         share = rng.uniform(0.1, 1.0)
         for group in groups:
-            blocks = max(group.channels // _STEP, 1)
-            kept = _STEP * int(np.clip(round(blocks * share * rng.uniform(0.6, 1.4)), 1, blocks))
+            blocks = max(group.channels // multiple, 1)
+            kept = multiple * int(np.clip(round(blocks * share * rng.uniform(0.6, 1.4)), 1, blocks))
             zero_channels(zeroed, group, range(kept, group.channels))
         opaque = [zeroed.get_submodule(name) for name in names]
-        yield remove_dead_channels(zeroed, given, multiple=_STEP, opaque=opaque).network.float()
+        yield remove_dead_channels(zeroed, given, multiple=multiple, opaque=opaque).network.float()
 
 
 def build(
