@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _GROUND = (
     "Most of a search is frames that say nothing: fields of 800 m that bear another crop after five years and more. A "
-    "flight takes 21 nats, an average frame tells 2.5. Tried: a model tuned on these very fields (11.6 updates), 72 "
+    "flight takes 21 nats, an average frame tells 2.5. Tried: a model tuned on these very fields (11.8 updates), 72 "
     "headings, other likelihoods (kernel density, parametric, mixtures), other slopes and tempering: "
     "docs/localization-training.md, 'Where the updates go'. The rule by which convergence is declared costs 3 to 4 "
     "updates more: it asks for 4 nats of two frames or more that come after the belief has claimed a place, since 9 of "
