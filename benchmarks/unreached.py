@@ -19,8 +19,8 @@ _DECLARED = (
 _EDGES = (
     "Once found, a frame's best place within 60 m is less than 10 m off in a quarter of the frames, whoever is asked: "
     "folded gradients 25 %, the descriptor's scores 24 %, a small learned matcher 28 %. The mixture of the first two "
-    "ships. A larger learned matcher finds 41 % on other frames where the mixture finds 35, which is 7.8 m in place of "
-    "8.6 in flight. The imagery has 5 m a pixel and its own years lie 1 m apart."
+    "ships. A larger learned matcher finds 41 % on other frames where the mixture finds 35, which is 7.6 m in place of "
+    "8.6 in flight, beside it. The imagery has 5 m a pixel and its own years lie 1 m apart."
 )
 _LATE = (
     "The place is found sooner than it is declared: convergence asks for 4 nats of two frames or more that come after "
