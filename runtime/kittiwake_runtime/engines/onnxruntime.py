@@ -328,6 +328,8 @@ def _open(
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads or usable_cpus()
     settings.log_severity_level = _ERRORS_ONLY
+    # Between runs ONNX Runtime's threads would spin for the next, on the cores that the localizer's filter computes on.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     for name, size in (sizes or {}).items():
         settings.add_free_dimension_override_by_name(name, size)
     # More makes ONNX Runtime 1.32 compute fp8 as something else on a CPU, without a word, and saturates TensorRT's int8

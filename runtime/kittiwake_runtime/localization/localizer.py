@@ -222,11 +222,12 @@ class Localizer:
         """Weigh a view if it shows new ground; returns its evidence (NaN if not) and why not."""
         if not patches:
             return math.nan, reason or "no usable view"
-        if self._news.new_ground() <= 0:
+        new_ground = self._news.new_ground()
+        if new_ground <= 0:
             return math.nan, "hovering: the view is not new"
         if any(not np.isfinite(patch).any() for patch in patches):
             return math.nan, reason or "the view shows no ground"
-        exponent = self._news.see(patches[len(patches) // 2])
+        exponent = new_ground * self._news.see(patches[len(patches) // 2])
         return self.filter.weigh(patches, lever, exponent), ""
 
     def _note(self, evidence: float, step: OdometryStep | None, moments: Moments) -> None:
@@ -288,6 +289,8 @@ class Localizer:
             return lead + f"what the camera sees fits here badly (elsewhere: {100 * self.filter.elsewhere:.0f} %)"
         if self.state == "lost" and self._evidence_against >= self.config.doubtful_evidence:
             return lead + "the last frames speak against this place"
-        if moments.std_m >= self.config.converged_std_m:
+        if moments.std_m >= self.config.claim_std_m:
             return lead + f"several places fit (spread {moments.std_m:.0f} m)"
+        if moments.std_m >= self.config.converged_std_m:
+            return lead + f"the place is known to {moments.std_m:.0f} m only"
         return lead + "waiting for more frames to agree"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import cv2
 import numpy as np
@@ -66,6 +67,7 @@ class Matcher:
         self.all_valid = bool(self.valid.all())
         self.dense = DenseMatcher(index)
         self._samples = {1: self._even_sample(1)}
+        self._kept = np.empty(0, np.uint8)
 
     def _even_sample(self, width: int) -> npt.NDArray[np.int8]:
         """``(width², n, D) int8``: squares of cells that begin at valid ones, a few from each of many rows."""
@@ -148,29 +150,37 @@ class Matcher:
         for start in range(r_lo, r_hi, height):
             stop = min(start + height, r_hi)
             end = min(stop + width - 1, self.index.rows)  # squares that begin in the band's last row end beyond it
-            levels = [self._levels(query, start, end, c_lo, c_hi) for query in queries]
+            levels = self._room(len(queries), len(belief.mass), end - start, c_hi - c_lo)
+            for query, found in zip(queries, levels, strict=True):
+                self._score(query, start, c_lo, found)
             band = _Band(start - row0, stop - row0, c_lo - col0, width, levels, tables, belief.mass, moved, shares)
             gained += np.sum(parallel(band.weigh, range(len(moved))), axis=0)
             if width > 1:
                 self.index.let_go(start, stop)
         return np.asarray(1 + gained / max(total, 1e-300))
 
-    def _levels(self, query: Query, r0: int, r1: int, c0: int, c1: int) -> npt.NDArray[np.uint8]:
-        """``(K, rows, cols) uint8`` levels of a window of the index, `NO_DATA` where it has none."""
-        height = max(1, BLOCK_CELLS // (c1 - c0))
-        found = np.empty((query.levels.headings, r1 - r0, c1 - c0), np.uint8)
+    def _room(self, scales: int, headings: int, rows: int, cols: int) -> list[npt.NDArray[np.uint8]]:
+        """For each scale ``(headings, rows, cols) uint8``; kept between frames, since new memory costs milliseconds."""
+        size = scales * headings * rows * cols
+        if self._kept.size < size:
+            self._kept = np.empty(size, np.uint8)
+        return list(self._kept[:size].reshape(scales, headings, rows, cols))
+
+    def _score(self, query: Query, r0: int, c0: int, found: npt.NDArray[np.uint8]) -> None:
+        """Fill ``(K, rows, cols) uint8`` with the levels of the index from a cell on, `NO_DATA` where it has none."""
+        _, rows, cols = found.shape
+        height, c1 = max(1, BLOCK_CELLS // cols), c0 + cols
         flat = found.reshape(len(found), -1)
 
-        def block(start: int) -> None:
-            stop = min(start + height, r1)
-            part = flat[:, (start - r0) * (c1 - c0) : (stop - r0) * (c1 - c0)]
-            query.levels(self._cells(start, stop, c0, c1), part)
+        def block(row: int) -> None:
+            stop = min(row + height, rows)
+            part = flat[:, row * cols : stop * cols]
+            query.levels(self._cells(r0 + row, r0 + stop, c0, c1), part)
             if not self.all_valid:
                 cv2.max(part, NO_DATA + 1, part)  # type: ignore[call-overload]
-                part &= -self.valid[start:stop, c0:c1].reshape(-1).astype(np.uint8)
+                part &= -self.valid[r0 + row : r0 + stop, c0:c1].reshape(-1).astype(np.uint8)
 
-        parallel(block, range(r0, r1, height))
-        return found
+        parallel(block, range(0, rows, height))
 
     def _cells(self, r0: int, r1: int, c0: int, c1: int) -> npt.NDArray[np.int8]:
         """``(cells, D) int8`` descriptors of a block of the index."""
@@ -222,7 +232,8 @@ class Matcher:
         r1 = min(int((self.index.n0 - belief.north_m + rows * belief.cell_m + reach) / cell) + 1, self.index.rows)
         if r1 <= r0 or c1 <= c0:
             return [np.ones((rows, cols), np.float32)] * len(kept)
-        levels = self._levels(query, r0, r1, c0, c1)
+        levels = np.empty((query.levels.headings, r1 - r0, c1 - c0), np.uint8)
+        self._score(query, r0, c0, levels)
         valid = self.valid[r0:r1, c0:c1].astype(np.float32)
         fine = []
         for slot, k in enumerate(kept):
@@ -323,12 +334,12 @@ def best_of_squares(values: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np
     below, right = (-count % width for count in values.shape)
     if below or right:
         values = np.pad(values, ((0, below), (0, right)))
-    for axis in (0, 1):
-        parts = [np.ascontiguousarray(values[i::width] if axis == 0 else values[:, i::width]) for i in range(width)]
-        values = parts[0]
-        for part in parts[1:]:
-            values = np.asarray(cv2.max(values, part), np.uint8)
-    return values
+    rows = reduce(_larger, [values[i::width] for i in range(width)])
+    return reduce(_larger, [np.asarray(part, np.uint8) for part in cv2.split(rows.reshape(len(rows), -1, width))])
+
+
+def _larger(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.asarray(cv2.max(one, other), np.uint8)
 
 
 def _ceil(number: int, by: int) -> int:

@@ -54,7 +54,7 @@ class News:
         return float(1 - 2 / math.pi * (math.acos(x) - x * math.sqrt(1 - x * x)))
 
     def see(self, patch: Float32) -> float:
-        """The exponent of a view, 0..1, which is remembered.
+        """Remember a view; returns the share of it that the ones before did not foretell, 0..1.
 
         All views are turned to the heading in which the flight began, as odometry knows it. Of a unit vector the share
         cos^2 lies along another.
@@ -64,7 +64,6 @@ class News:
         """
         vector = self._descriptor.describe(rotated_views(patch, np.array([self._heading])))[0, :, 0, 0]
         likest = max((float(vector @ view) for view in self._views), default=0.0)
-        exponent = self.new_ground() * (1 - min(max(likest, 0.0), 1.0) ** 2)
         self._views.append(vector)
         self._since_view = 0j
-        return exponent
+        return 1 - min(max(likest, 0.0), 1.0) ** 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from kittiwake_runtime.engines.select import open_engine
 from kittiwake_runtime.errors import FrameError
 from kittiwake_runtime.localization.descriptor import Descriptor, rotated_views
 from kittiwake_runtime.localization.footprint import DISC_PX, disc_mask
+from kittiwake_runtime.localization.map_build import find_bundle
 
 AXIS = np.arange(DISC_PX) - DISC_PX // 2
 EAST, NORTH = AXIS[None, :], -AXIS[:, None]
@@ -76,3 +78,14 @@ def test_descriptions_are_unit_vectors_one_for_each_two_samples(box_bundle: Bund
         np.testing.assert_allclose(np.linalg.norm(dense, axis=1), 1, atol=1e-3)
         views = rotated_views(grey[4:37, 6:39], np.array([0.0, 1.0, 2.0]))
         assert descriptor.describe(views).shape == (3, 8, 1, 1)
+
+
+def test_a_network_s_threads_leave_the_cores_to_the_filter() -> None:
+    views = rotated_views(waves(NORTH, -EAST).astype(np.float32), np.linspace(0, 6, 36))
+    with open_engine(find_bundle(), device="cpu", threads=2) as engine:
+        descriptor = Descriptor(engine)
+        for _ in range(3):
+            descriptor.describe(views)
+        used_s = time.process_time()  # of all threads of this process: none is to wait for the next run by spinning
+        time.sleep(0.3)
+        assert time.process_time() - used_s < 0.01

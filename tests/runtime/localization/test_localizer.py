@@ -385,6 +385,17 @@ def test_a_match_that_leaves_it_wide_is_not_believed_and_a_carried_fix_as_wide_i
     assert wide[1].source == "propagated"
 
 
+def test_what_is_waited_for_is_told(country: Any) -> None:
+    """Several places, then one that is not known well enough."""
+    config = LocalizerConfig(converged_std_m=0.5)
+    legs = itertools.islice(country.walk(1), 12)
+    for fix, _ in flown(start(country, converged_std_m=config.converged_std_m), country, legs):
+        is_one = fix.position_std_m < config.claim_std_m
+        told = "the place is known to" if is_one else "several places fit"
+        assert fix.reason.startswith(told) or fix.elsewhere > config.converged_elsewhere
+    assert is_one and fix.reason.endswith("m only")
+
+
 @pytest.mark.parametrize("height", [0.7, 1.0, 1.24])
 def test_an_unknown_height_is_found_among_several_scales(country: Any, height: float) -> None:
     localizer = start(country)

@@ -77,7 +77,7 @@ def test_only_the_last_views_are_remembered(country: Any) -> None:
     assert news.see(country.view(*place(country, 0), 0.0)) > 0.5
 
 
-def test_the_exponent_is_the_share_that_no_view_before_foretells(country: Any) -> None:
+def test_news_is_the_share_that_no_view_before_foretells(country: Any) -> None:
     """What is left of a unit vector once its part along the likest other is taken off."""
     engine, seen, overlap = country.engine, [], 0.6
     step_m = overlap * country.index.footprint_m
@@ -90,6 +90,6 @@ def test_the_exponent_is_the_share_that_no_view_before_foretells(country: Any) -
             (float(np.linalg.norm(vector - max(vector @ old, 0.0) * old)) ** 2 for old in seen[-REMEMBERED:]),
             default=1.0,
         )
-        assert news.see(patch) == pytest.approx(ground * left_over, abs=1e-4)
+        assert news.see(patch) == pytest.approx(left_over, abs=1e-4)
         seen.append(vector)
     assert ground == pytest.approx(1 - 2 / math.pi * (math.acos(overlap) - overlap * math.sqrt(1 - overlap**2)))
