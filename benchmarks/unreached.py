@@ -38,11 +38,6 @@ UNREACHED = {
     "nd160.rough.error_m": _EDGES,
     "height.unknown.updates": _GROUND,
     "nd160.tuned.updates": _GROUND,
-    "speed.vs_ncc": (
-        "On an AMD EPYC, whose Fourier transforms are fast: 0.82 s for NCC, 0.07 for ours. On two cores of an Intel "
-        "Xeon it was 2.2 s and 0.17: 13 times. There ours had been 0.27 s before searches over squares of cells, and "
-        "0.16 before scores were written where they are read."
-    ),
     "nd160.inside95": (
         "All flights together: nd160.inside95_all. 19 of the 20 pairs of dates, of 20 flights each, lie inside the "
         "bar (16 before frames were tempered by their likeness). The worst looks at 2009 over a map of 2014: its mean "

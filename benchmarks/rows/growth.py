@@ -86,6 +86,7 @@ def _draw(areas: Sequence[Series], updates: Series, picture: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     drawn, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     labels = ("seconds an update, uniform belief", "peak memory of the process, MB", "updates until converged")
@@ -105,6 +106,11 @@ def _draw(areas: Sequence[Series], updates: Series, picture: Path) -> None:
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.autoscale(axis="y")
+        # Numbers, where powers of ten would be read.
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+        axis.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_formatter(StrMethodFormatter("{x:g}"))
     drawn.savefig(picture, dpi=110)
     plt.close(drawn)
 
