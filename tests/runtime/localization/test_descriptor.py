@@ -83,9 +83,10 @@ def test_descriptions_are_unit_vectors_one_for_each_two_samples(box_bundle: Bund
 def test_a_network_s_threads_leave_the_cores_to_the_filter() -> None:
     views = rotated_views(waves(NORTH, -EAST).astype(np.float32), np.linspace(0, 6, 36))
     with open_engine(find_bundle(), device="cpu", threads=2) as engine:
-        descriptor = Descriptor(engine)
-        for _ in range(3):
+        descriptor, used_s = Descriptor(engine), []
+        for _ in range(4):
             descriptor.describe(views)
-        used_s = time.process_time()  # of all threads of this process: none is to wait for the next run by spinning
-        time.sleep(0.3)
-        assert time.process_time() - used_s < 0.01
+            before_s = time.process_time()  # of all threads: none is to wait for the next run by spinning
+            time.sleep(0.1)
+            used_s.append(time.process_time() - before_s)
+        assert min(used_s) < 0.01, "what else this process does may come between once"
