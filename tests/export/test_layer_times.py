@@ -61,7 +61,7 @@ def test_the_grid_reaches_the_layers_own_count_in_multiples() -> None:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("checkpoint")
-    meta = describe_run(LocalizationConfig(cnn=CnnConfig(width=16, dim=16, sigmas_px=(5.0,))), [])
+    meta = describe_run(LocalizationConfig(cnn=CnnConfig(width=16, dim=16, sigmas_px=(5.0,), colours=1)), [])
     meta["training"]["data"] = [{"name": "none"}]
     save_checkpoint(folder, DescriptorCNN(16, 16), {**meta, "metrics": [], "calibration": {}})
     return folder

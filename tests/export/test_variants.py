@@ -41,6 +41,9 @@ class Signs:
     allowed_loss = 2.0
     metric = "agreeing signs"
 
+    def __init__(self, inputs):
+        assert [spec.name for spec in inputs] == ["image"]
+
     def calibration(self, data):
         rng = np.random.default_rng(0)
         images = tuple({"image": rng.random((2, 1, 32, 48), np.float32)} for _ in range(8))

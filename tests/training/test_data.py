@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from kittiwake_runtime.localization.descriptor import LUMA
 from kittiwake_training.distributed import Peers
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.data import PairSampler, SamplerConfig
@@ -49,6 +50,26 @@ def test_without_errors_both_sides_show_the_same_ground(make_place: Callable[...
     ]
     assert np.median(alike) > 0.96  # blur and slanting light remain
     assert min(alike) > 0.88
+
+
+def test_pairs_in_colour_have_the_same_colours_on_both_sides_and_some_are_gray(
+    make_place: Callable[..., Place],
+) -> None:
+    place = make_place("coloured", change=0.0)
+    bands = np.concatenate([place.stack, 255 - place.stack, place.stack // 2], axis=1)
+    place = replace(place, stack=bands, gray=LUMA)
+    config = replace(SMALL, groups=1, augmentation=replace(EXACT, tint=0.0, gray_share=0.0))
+    sampler = PairSampler([place], config, CPU, seed=0, colours=3)
+    pairs = sampler.batch(0)
+    assert pairs.query.shape[1:] == (4, 33, 33) and pairs.window.shape[1] == 4
+    red, green = pairs.query[:, 0], pairs.query[:, 1]
+    seen = pairs.query[:, 3] > 0
+    assert np.corrcoef(red[seen], green[seen])[0, 1] < -0.9
+    core = pairs.window[:, 1, HALO_PX:-HALO_PX, HALO_PX:-HALO_PX]
+    assert np.corrcoef(green[seen], core[seen])[0, 1] > 0.9
+    always = replace(config, augmentation=replace(config.augmentation, gray_share=1.0))
+    gray = PairSampler([place], always, CPU, seed=0, colours=3).batch(0)
+    torch.testing.assert_close(gray.window[:, 0], gray.window[:, 2])
 
 
 def test_neighbours_of_one_group_are_no_negatives_unless_they_are_turned(

@@ -102,7 +102,7 @@ def test_its_task_never_tries_what_it_calibrates_on(tmp_path: Path) -> None:
     )
     for i in range(12):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((256, 256, 3), 20 * i, np.uint8))
-    task = find_task("vision.classification")
+    task = find_task("vision.classification", ())
     assert isinstance(task, ImageClassification)
     used = np.concatenate([entry["image"] for entry in task.calibration(tmp_path).inputs])
     shades = {round(128 * float(picture[0, 0, 0]) + 127) for picture in used}

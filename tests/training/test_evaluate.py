@@ -18,6 +18,8 @@ ONE_STEP = EvaluationConfig(queries=12, imagery_steps=(1.0,))
 class Noise(nn.Module):
     """Describes every disc by chance."""
 
+    colours = 1
+
     def forward(self, view: Tensor) -> Tensor:
         n, _, height, width = view.shape
         return functional.normalize(torch.randn(n, 48, (height - 33) // 2 + 1, (width - 33) // 2 + 1), dim=1)

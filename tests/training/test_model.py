@@ -21,9 +21,9 @@ def _as_trained(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def _cnn(width: int = 16) -> nn.Module:
+def _cnn(width: int = 16, colours: int = 1) -> nn.Module:
     torch.manual_seed(0)
-    return _as_trained(DescriptorCNN(width=width))
+    return _as_trained(DescriptorCNN(width=width, colours=colours))
 
 
 def _capsules() -> nn.Module:
@@ -70,6 +70,25 @@ def test_receptive_field_is_33_pixels_wide_and_centred(model: nn.Module) -> None
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (16, 48, 16, 48)
 
 
+def test_a_network_in_colour_describes_a_patch_and_a_map_alike_and_tells_colours_apart() -> None:
+    model, generator = _cnn(colours=3), torch.Generator().manual_seed(2)
+    patch, ground = torch.rand(1, 4, 33, 33, generator=generator), torch.zeros(1, 4, 90, 81)
+    patch[:, 3] = 1.0
+    ground[:, :, 20:53, 30:63] = patch
+    with torch.no_grad():
+        described = model(patch)
+        torch.testing.assert_close(model(ground)[:, :, 10:11, 15:16], described, atol=2e-6, rtol=0)
+        assert (described * model(patch[:, [2, 1, 0, 3]])).sum() < 0.99
+
+
+def test_a_widened_network_says_of_gray_what_the_gray_one_said() -> None:
+    gray, coloured = _cnn(), _cnn(colours=3)
+    coloured.load_state_dict(coloured.widened(gray.state_dict()))
+    view = _view(2, 40, 44)
+    with torch.no_grad():
+        torch.testing.assert_close(coloured(view[:, [0, 0, 0, 1]]), gray(view), atol=1e-5, rtol=0)
+
+
 def test_cost_stays_below_what_the_device_can_pay() -> None:
     model = DescriptorCNN().eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -92,6 +111,18 @@ def test_local_contrast_is_the_masked_gaussian_one() -> None:
         spread = np.sqrt(np.average((gray - mean) ** 2, weights=weight) + 0.01**2)
         expected = np.clip((gray[row, column] - mean) / spread, -3, 3) * mask[row, column]
         assert result[row, column] == pytest.approx(expected, abs=1e-4)
+
+
+def test_local_contrast_of_colours_is_that_of_luma_and_of_what_red_and_blue_have_beyond_it() -> None:
+    rgb, mask = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(3)), torch.ones(1, 20, 24)
+    luma = 0.299 * rgb[:1] + 0.587 * rgb[1:2] + 0.114 * rgb[2:]
+    coloured = LocalContrast((5.0,), colours=3)(torch.cat([rgb, mask])[None])[0]
+    torch.testing.assert_close(coloured[:2], LocalContrast((5.0,))(torch.cat([luma, mask])[None])[0])
+    alone = LocalContrast((5.0,))
+    alone.spread_floor = LocalContrast.chroma_floor
+    for chroma, band in ((coloured[2:3], rgb[:1]), (coloured[3:], rgb[2:])):
+        beyond = 0.5 + band - luma
+        torch.testing.assert_close(chroma, alone(torch.cat([beyond, mask])[None])[0, :1], atol=1e-4, rtol=1e-4)
 
 
 def test_local_contrast_takes_maps_that_no_exported_network_would() -> None:

@@ -101,6 +101,17 @@ def test_a_run_starts_from_another_checkpoint_and_takes_its_size(data: Path, tmp
     assert meta["card"].endswith(f"It started from `first`, of which its own card says:\n\n{before['card']}")
 
 
+def test_a_run_from_a_gray_checkpoint_learns_colours_unless_told_not_to(data: Path, tmp_path: Path) -> None:
+    config = replace(TINY, trainer=replace(TINY.trainer, steps=1))
+    train(replace(config, cnn=CnnConfig(width=8, colours=1)), data, tmp_path / "gray")
+    start = replace(config, init=str(tmp_path / "gray"))
+    meta = train(start, data, tmp_path / "coloured")
+    assert meta["inputs"][0]["shape"] == ["N", 4, "H", "W"]
+    assert load_checkpoint(tmp_path / "coloured").model.colours == 3
+    meta = train(replace(start, cnn=CnnConfig(colours=1)), data, tmp_path / "still_gray")
+    assert meta["inputs"][0]["shape"] == ["N", 2, "H", "W"]
+
+
 def test_a_run_does_not_start_from_another_task_s_checkpoint(data: Path, tmp_path: Path) -> None:
     train(replace(TINY, trainer=replace(TINY.trainer, steps=1)), data, tmp_path / "first")
     file = tmp_path / "first" / "checkpoint.json"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from kittiwake_runtime.manifest import TensorSpec
 from kittiwake_training.efficientnet_lite0 import prepare_image
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.tasks import Calibration, Infer, Trial, side_by_side
@@ -23,9 +25,16 @@ _INPUT, _OUTPUT = "image", "logits"
 
 
 class ImageClassification:
-    """Share of pictures whose class has the largest logit, of networks from ``image`` to ``logits``."""
+    """Share of pictures whose class has the largest logit, of networks from ``image`` to ``logits``.
+
+    Args:
+        inputs: what the network takes; all such networks take the same.
+    """
 
     allowed_loss = 1.0
+
+    def __init__(self, inputs: Sequence[TensorSpec] = ()) -> None:
+        del inputs
 
     def calibration(self, data: Path) -> Calibration:
         """Every fifth picture, ten an inference."""

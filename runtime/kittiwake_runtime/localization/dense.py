@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .belief import Belief, Float32, Float64
+from .descriptor import in_colours
 from .footprint import DISC_PX
 from .map_index import MapIndex
 
@@ -69,7 +70,7 @@ class DenseMatcher:
         Args:
             belief: at its fine level.
             planes: its headings to be judged, and
-            views: ``(len(planes), 2, 33, 33) float32`` the frame turned to each of them (`rotated_views`).
+            views: ``(len(planes), C + 1, 33, 33) float32`` the frame turned to each of them (`rotated_views`).
             lever: ``(K, 2)`` east and north of the view's centre from the vehicle, metres.
             exponent: tempering, 0..1.
 
@@ -135,15 +136,15 @@ def correlation(view: Float32, field: Complex64, seen: Float32) -> Float32:
     """Normalized correlation of a view with every place of a map's field.
 
     Args:
-        view: ``(2, 33, 33) float32`` grey times mask, and mask; north up.
+        view: ``(C + 1, 33, 33) float32`` colours or grey times mask, and mask; north up.
         field: ``(H, W) complex64`` of the map, pixels of the same size.
         seen: ``(H, W) float32``, one where the map has data.
 
     Returns:
         ``(H - 32, W - 32) float32`` in [-1, 1]; zero where too little of the disc lies on the map.
     """
-    mask = view[1] > 0.5
-    template = orientation_field(view[0], mask)
+    mask = view[-1] > 0.5
+    template = orientation_field(in_colours(view[:-1].transpose(1, 2, 0), 1)[..., 0], mask)
     weight = mask.astype(np.float32)
     product = _slide(field.real, template.real) + _slide(field.imag, template.imag)
     energy = _slide(np.abs(field) ** 2, weight) * float((np.abs(template) ** 2).sum())

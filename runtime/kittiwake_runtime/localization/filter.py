@@ -234,7 +234,7 @@ class PointMassFilter:
         """Update with a frame.
 
         Args:
-            patches: ``(33, 33) float32`` views, up is forward; one for each assumed scale.
+            patches: ``(33, 33)`` or ``(33, 33, 3) float32`` views, up is forward; one for each assumed scale.
             lever: forward and left metres from the vehicle to the view's centre.
             exponent: how much of the frame is news, 0..1.
 

@@ -67,7 +67,7 @@ def fly(
         view_ms = 1e3 * (time.perf_counter() - started)
         fix = localizer.update(
             observation.step,
-            [patch.gray for patch in patches] or None,
+            [patch.image for patch in patches] or None,
             time_s=observation.time_s,
             lever=_lever(patches, likely_scale(localizer)),
             reason=why,

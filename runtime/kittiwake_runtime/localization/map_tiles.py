@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kittiwake_runtime.errors import MapError
+from kittiwake_runtime.localization.descriptor import in_colours
 from kittiwake_runtime.localization.footprint import DISC_PX, STRIDE_PX, disc_mask
 from kittiwake_runtime.localization.map_format import TILE_PX, MapMeta, Mask, encode_tile, tile_shape
 from kittiwake_runtime.localization.raster import Lattice, MapSource
@@ -67,8 +68,9 @@ def describe_cells(job: Job, r0: int, r1: int, c0: int, c1: int) -> tuple[Int8, 
     valid = _seen_enough(samples.mask)
     if not valid.any():
         return np.zeros((r1 - r0, c1 - c0, meta.dim), np.int8), valid
-    view = np.stack([samples.gray, samples.mask.astype(np.float32)])
-    dense = state.describe(view[None])[0]
+    layers = in_colours(samples.colour, state.descriptor.colours)
+    view = np.concatenate([layers, samples.mask[..., None]], axis=2, dtype=np.float32).transpose(2, 0, 1)
+    dense = state.descriptor.describe(np.ascontiguousarray(view[None]))[0]
     inside = dense[:, _MARGIN_CELLS : _MARGIN_CELLS + r1 - r0, _MARGIN_CELLS : _MARGIN_CELLS + c1 - c0]
     values = np.moveaxis(inside, 0, -1)
     if not np.isfinite(values[valid]).all():
@@ -110,7 +112,7 @@ class _State:
 
         self.rasters = MapSource(job.paths, crs=job.crs, grid_crs=job.grid_wkt, stretch=job.stretch)
         self.engine = open_engine(Bundle.open(job.bundle_root), threads=job.threads)
-        self.describe = Descriptor(self.engine).describe
+        self.descriptor = Descriptor(self.engine)
 
     def close(self) -> None:
         self.rasters.close()

@@ -45,7 +45,7 @@ class Query:
     """One patch at several headings, standardized by its own background.
 
     Attributes:
-        views: ``(K, 2, 33, 33) float32`` the patch turned north up for each heading.
+        views: ``(K, C + 1, 33, 33) float32`` the patch turned north up for each heading.
         levels: of the likelihood's table, for int8 cells.
         background: ``(256,) int64`` how often each level of the likelihood's table occurs over the map.
     """
@@ -91,11 +91,11 @@ class Matcher:
         """Describe a patch at several headings and standardize it.
 
         Args:
-            patch: ``(33, 33) float32``, up is forward, NaN unseen.
+            patch: ``(33, 33)`` or ``(33, 33, 3) float32``, up is forward, NaN unseen.
             headings: ``(K,)`` radians counter-clockwise from grid east.
             width: cells of the index along the side of a state that it is to weigh.
         """
-        views = rotated_views(patch, headings)
+        views = rotated_views(patch, headings, self.descriptor.colours)
         vectors = self.descriptor.describe(views)[:, :, 0, 0]
         sample = self._samples[1][0]
         if not len(sample):

@@ -60,9 +60,10 @@ class News:
         cos^2 lies along another.
 
         Args:
-            patch: ``(33, 33) float32``, up is forward, NaN unseen.
+            patch: ``(33, 33)`` or ``(33, 33, 3) float32``, up is forward, NaN unseen.
         """
-        vector = self._descriptor.describe(rotated_views(patch, np.array([self._heading])))[0, :, 0, 0]
+        views = rotated_views(patch, np.array([self._heading]), self._descriptor.colours)
+        vector = self._descriptor.describe(views)[0, :, 0, 0]
         likest = max((float(vector @ view) for view in self._views), default=0.0)
         self._views.append(vector)
         self._since_view = 0j

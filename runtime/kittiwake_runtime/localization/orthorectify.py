@@ -42,14 +42,14 @@ class Patch:
     """Ground at the map's scale.
 
     Attributes:
-        gray: (S, S) float32 in [0, 1]; up is the vehicle's forward axis, right its right; NaN where the
-            camera does not see the ground, and outside the disc.
+        image: (S, S) float32 gray, or (S, S, 3) red, green and blue, in [0, 1]; up is the vehicle's forward axis,
+            right its right; NaN where the camera does not see the ground, and outside the disc.
         seen_share: share of the disc that was seen, 0 to 1.
         centre_forward_m, centre_left_m: ground point of the patch's centre, from nadir. Zero where the disc
             below the vehicle is in view.
     """
 
-    gray: Float32
+    image: Float32
     seen_share: float
     centre_forward_m: float
     centre_left_m: float
@@ -95,21 +95,23 @@ def orthorectify(
     # Area mean in two steps: shrink the image until a ground sample covers a few of its pixels, then average
     # a few samples of it; perspective and rotation are exact at the finer spacing.
     shrink = max(1.0, gsd_m / view.sample_m(forward, left) / _SUPERSAMPLES)
-    small, gray = shrunk_gray(camera, image, shrink)
+    small, values = _shrunk(camera, *_in_unit_scale(image), shrink)
     view = _View(small, attitude_rad, height_agl_m, dem)
     fine_px = size_px * _SUPERSAMPLES
     offset = (np.arange(fine_px) - (fine_px - 1) / 2.0) * gsd_m / _SUPERSAMPLES
     pixels = view.pixels(forward - offset[:, None], left - offset[None, :])
     inside = small.inside(pixels)
     at = np.where(inside[..., None], pixels, -1.0).astype(np.float32)
-    fine = cv2.remap(gray, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    fine = cv2.remap(values, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     blocks = (size_px, _SUPERSAMPLES, size_px, _SUPERSAMPLES)
+    layers = np.moveaxis(np.atleast_3d(fine), -1, 0)
     seen = inside.reshape(blocks).mean(axis=(1, 3))
-    total = np.where(inside, fine, 0.0).reshape(blocks).mean(axis=(1, 3))
+    total = np.where(inside, layers, 0.0).reshape(-1, *blocks).mean(axis=(2, 4))
     disc = disc_mask(size_px)
     valid = disc & (seen >= 0.5)
     patch = np.where(valid, total / np.maximum(seen, 0.5), np.nan).astype(np.float32)
-    return Patch(patch, float(valid.sum() / disc.sum()), forward, left)
+    colours = patch[0] if fine.ndim == 2 else np.ascontiguousarray(np.moveaxis(patch, 0, -1))
+    return Patch(colours, float(valid.sum() / disc.sum()), forward, left)
 
 
 def ground_points(
@@ -227,19 +229,25 @@ def _centre(view: _View, footprint_m: float) -> tuple[float, float, float]:
 
 def shrunk_gray(camera: Camera, image: NDArray[Any], factor: float) -> tuple[Camera, Float32]:
     """Camera and (h, w) float32 grey image, shrunk by about ``factor`` with an area mean."""
+    plain, scale = _in_unit_scale(image)
+    return _shrunk(camera, cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY) if plain.ndim == 3 else plain, scale, factor)
+
+
+def _in_unit_scale(image: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    """An image as OpenCV takes it, and the value that stands for 1."""
     if image.dtype.kind == "u":
-        scale = float(np.iinfo(image.dtype).max)
-    elif image.dtype.kind == "f":
-        scale = 1.0
-    else:
-        raise FrameError(f"an image of {image.dtype} is not usable", "give uint8, uint16 or floating in [0, 1]")
-    plain = np.ascontiguousarray(image, dtype=np.float32 if scale == 1.0 else image.dtype)
-    gray = cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY) if plain.ndim == 3 else plain
+        return np.ascontiguousarray(image), float(np.iinfo(image.dtype).max)
+    if image.dtype.kind == "f":
+        return np.ascontiguousarray(image, dtype=np.float32), 1.0
+    raise FrameError(f"an image of {image.dtype} is not usable", "give uint8, uint16 or floating in [0, 1]")
+
+
+def _shrunk(camera: Camera, image: NDArray[Any], scale: float, factor: float) -> tuple[Camera, Float32]:
     width, height = round(camera.width / factor), round(camera.height / factor)
     if factor > 1.0 and min(width, height) > 0:
-        gray = cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         camera = camera.scaled_to(width, height)
-    return camera, np.asarray(gray, dtype=np.float32) / np.float32(scale)
+    return camera, np.asarray(image, dtype=np.float32) / np.float32(scale)
 
 
 def _unit_view(camera: Camera) -> _View:

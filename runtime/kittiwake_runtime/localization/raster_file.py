@@ -24,9 +24,6 @@ Float32 = npt.NDArray[np.float32]
 Bounds = tuple[float, float, float, float]
 Window = tuple[int, int, int, int]
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""Weights of red, green and blue in grey: ITU-R BT.601, as OpenCV's."""
-
 _NODE_STEP = 16
 """Samples between the nodes at which PROJ is asked; between them its answer is interpolated. Over 16 samples
 of a few metres a map projection is straight to well below a millimetre."""
@@ -63,11 +60,6 @@ class Samples:
 
     colour: Float32
     mask: npt.NDArray[np.bool_]
-
-    @property
-    def gray(self) -> Float32:
-        """(H, W) float32 in [0, 1]."""
-        return np.asarray(self.colour @ _LUMA, np.float32)
 
     @property
     def rgb(self) -> npt.NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import numpy as np
 from ..bench.workload import Workload
 from ..bundle import Bundle
 from .camera import Camera
-from .descriptor import rotated_views
+from .descriptor import colours_of, rotated_views
 from .footprint import HEADINGS, cell_m, sample_m
 from .orthorectify import orthorectify
 from .scores import LevelScorer
@@ -37,7 +37,7 @@ def descriptor_workload(bundle: Bundle) -> Workload:
 
     def pre() -> dict[str, Any]:
         patch = orthorectify(frame, camera, _ATTITUDE_RAD, _HEIGHT_M, sample_m(_FOOTPRINT_M))
-        return {"view": rotated_views(patch.gray, headings)}
+        return {"view": rotated_views(patch.image, headings, colours_of(bundle))}
 
     def post(outputs: Mapping[str, Any]) -> object:
         return LevelScorer(outputs["descriptor"][:, :, 0, 0], 128.0)(cells)

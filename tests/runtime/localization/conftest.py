@@ -217,8 +217,10 @@ class NoiseEngine:
         noise = np.random.default_rng(seed).normal(size=(PROJECTIONS, DISC_PX, DISC_PX))
         smooth = np.stack([cv2.GaussianBlur(kernel, (0, 0), 1.5) for kernel in noise]) * disc
         self.kernels = (smooth - smooth[:, disc].mean(axis=1)[:, None, None] * disc).astype(np.float32)
-        output = SimpleNamespace(shape=("N", PROJECTIONS, "h", "w"))
-        self.bundle = SimpleNamespace(name="noise", sha256=f"{seed:064x}", outputs=(output,), calibration={})
+        view, output = (SimpleNamespace(shape=("N", channels, "H", "W")) for channels in (2, PROJECTIONS))
+        self.bundle = SimpleNamespace(
+            name="noise", sha256=f"{seed:064x}", inputs=(view,), outputs=(output,), calibration={}
+        )
 
     def infer(self, inputs: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """Views of exactly the disc's size; what was not seen counts as the mean of what was."""
@@ -396,7 +398,7 @@ def _calibration(country: Country, views: int = 200) -> dict[str, Any]:
         row, col = rng.uniform(10, index.rows - 10), rng.uniform(10, index.cols - 10)
         heading = rng.uniform(-np.pi, np.pi)
         patch = country.view(index.e0 + col * index.cell_m, index.n0 - row * index.cell_m, heading, noise=view)
-        vectors = country.engine.infer({"view": rotated_views(patch, headings)})["descriptor"][:, :, 0, 0]
+        vectors = country.engine.infer({"view": rotated_views(patch, headings, 1)})["descriptor"][:, :, 0, 0]
         scores = some @ vectors.T
         score = cells[round(row), round(col)] @ vectors[np.argmax(np.cos(headings - heading))]
         right[view] = (score - scores.mean()) / scores.std()

@@ -22,7 +22,8 @@ def test_the_demo_finds_itself_and_leaves_what_it_says(tmp_path: Path, capsys: p
     lines = [line for line in told if line.startswith("update")]
     assert len(lines) == 15
     assert all("spread" in line and "error" in line and " ms" in line for line in lines), "state, spread, error, time"
-    why = re.compile(r"several places fit \(spread \d+ m\)$|is known to \d+ m only$|waiting|fits here badly \(")
+    known = r"is known to [\d.]+ (m|degrees) only$"
+    why = re.compile(rf"several places fit \(spread \d+ m\)$|{known}|waiting|fits here badly \(")
     assert all(why.search(line) for line in lines if "searching" in line), "why it is not found"
     assert told[-1] == f"report: {tmp_path / 'report.html'}"
 

@@ -70,7 +70,7 @@ def test_the_state_that_saw_the_view_explains_it_best(country: Any, lever: tuple
     belief.offset[heading] = 1.1, -0.7
     belief.mass[...] = gaussian(belief, true + np.array([6.0, -5.0]), np.eye(2) * 15.0**2)
     patch = country.view(*(true + lever), float(belief.headings[heading]))
-    views = rotated_views(patch, belief.headings[[heading]])
+    views = rotated_views(patch, belief.headings[[heading]], 1)
     levers = np.tile(np.array(lever), (36, 1))
     ratios, (rows, cols) = DenseMatcher(index).ratios(belief, [heading], views, levers, 1.0)
     row, col = np.unravel_index(ratios[0].argmax(), ratios[0].shape)
@@ -84,7 +84,7 @@ def test_the_state_that_saw_the_view_explains_it_best(country: Any, lever: tuple
 def test_beyond_the_map_every_state_explains_a_view_alike(country: Any) -> None:
     index = country.index
     belief = uniform(30, 30, index.e0 - 3000.0, index.n0, 2.5, 36)
-    views = rotated_views(country.view(index.e0 + 500, index.n0 - 500, 0.0), belief.headings[:1])
+    views = rotated_views(country.view(index.e0 + 500, index.n0 - 500, 0.0), belief.headings[:1], 1)
     ratios, _ = DenseMatcher(index).ratios(belief, [0], views, np.zeros((36, 2)), 1.0)
     assert ratios == pytest.approx(1)
 
@@ -116,7 +116,7 @@ def spread(country: Any, matcher: DenseMatcher) -> float:
     """Of the log-likelihood over the states, the null's floor taken off."""
     index = matcher.index
     belief = uniform(40, 40, index.e0 + 630.0, index.n0 - 840.0, 2.5, 36)
-    views = rotated_views(country.view(index.e0 + 680, index.n0 - 890, 0.0), belief.headings[:1])
+    views = rotated_views(country.view(index.e0 + 680, index.n0 - 890, 0.0), belief.headings[:1], 1)
     ratios, _ = matcher.ratios(belief, [0], views, np.zeros((36, 2)), 1.0)
     logs = np.log(np.maximum(ratios.astype(np.float64) - matcher.null, 1e-300))
     return float(logs.max() - np.quantile(logs, 0.9))

@@ -387,6 +387,6 @@ def test_a_height_from_which_the_disc_is_not_in_view_drops_only_itself() -> None
 
 def _alone(image: Any, camera: Camera, height_m: float, gsd_m: float) -> Any:
     try:
-        return orthorectify(image, camera, (0.0, 0.0, 0.0), height_m, gsd_m).gray
+        return orthorectify(image, camera, (0.0, 0.0, 0.0), height_m, gsd_m).image
     except Exception:
         return None

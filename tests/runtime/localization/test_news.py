@@ -84,7 +84,7 @@ def test_news_is_the_share_that_no_view_before_foretells(country: Any) -> None:
     news = news_of(country)
     for number in range(12):
         patch = country.view(*place(country, number), 0.0, noise=number)
-        vector = engine.infer({"view": rotated_views(patch, np.zeros(1))})["descriptor"][0, :, 0, 0].astype(float)
+        vector = engine.infer({"view": rotated_views(patch, np.zeros(1), 1)})["descriptor"][0, :, 0, 0].astype(float)
         ground = moved(news, step_m).new_ground() if seen else 1.0
         left_over = min(
             (float(np.linalg.norm(vector - max(vector @ old, 0.0) * old)) ** 2 for old in seen[-REMEMBERED:]),

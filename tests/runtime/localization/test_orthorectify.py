@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from kittiwake_runtime.errors import FrameError
 from kittiwake_runtime.localization.camera import Camera, Mount
+from kittiwake_runtime.localization.descriptor import in_colours
 from kittiwake_runtime.localization.footprint import disc_mask
 from kittiwake_runtime.localization.frames import body_to_ned
 from kittiwake_runtime.localization.orthorectify import (
@@ -88,32 +89,35 @@ def test_a_patch_is_the_ground(
     east = at[1] + forward * math.sin(yaw) - left * math.cos(yaw)
     expected = np.where(disc_mask(33), ground.at(north, east, gsd_m), np.nan)
     assert patch.seen_share == 1.0
-    assert patch.gray.shape == (33, 33)
-    assert patch.gray.dtype == np.float32
-    assert correlation(patch.gray, expected) > 0.985
-    assert np.nanmax(np.abs(patch.gray - expected)) < 0.12
-    assert np.isnan(patch.gray[~disc_mask(33)]).all()
+    assert patch.image.shape == (33, 33)
+    assert patch.image.dtype == np.float32
+    assert correlation(patch.image, expected) > 0.985
+    assert np.nanmax(np.abs(patch.image - expected)) < 0.12
+    assert np.isnan(patch.image[~disc_mask(33)]).all()
     if mount.pitch_deg == -90.0:
         assert (patch.centre_forward_m, patch.centre_left_m) == (0.0, 0.0)
     else:
         assert patch.centre_forward_m > 0.0
 
 
-def test_colour_and_depth_do_not_matter(ground: Any) -> None:
+def test_depth_does_not_matter_and_each_colour_is_seen_as_grey_is(ground: Any) -> None:
     camera = Camera.from_fov(400, 300, 70.0)
     image = ground.photograph(camera, np.array([0.0, 0.0, -150.0]), (0.0, 0.0, 0.0))
-    plain = orthorectify(image, camera, (0.0, 0.0, math.nan), 150.0, 3.0).gray
-    for other in (np.dstack([image] * 3), image.astype(np.uint16) * 257, image / 255.0):
-        again = orthorectify(other, camera, (0.0, 0.0, 0.0), 150.0, 3.0).gray
+    plain = orthorectify(image, camera, (0.0, 0.0, math.nan), 150.0, 3.0).image
+    for other in (image.astype(np.uint16) * 257, image / 255.0):
+        again = orthorectify(other, camera, (0.0, 0.0, 0.0), 150.0, 3.0).image
         np.testing.assert_allclose(again, plain, atol=3e-3)
+    coloured = orthorectify(np.dstack([image, image // 2, 255 - image]), camera, (0.0, 0.0, 0.0), 150.0, 3.0).image
+    assert coloured.shape == (33, 33, 3)
+    np.testing.assert_allclose(coloured, np.dstack([plain, plain / 2, 1 - plain]), atol=5e-3)
 
 
 def test_samples_are_means_and_not_picks() -> None:
     camera = Camera.from_fov(1200, 1200, 60.0)
     checker = (np.indices((1200, 1200)).sum(axis=0) % 2 * 255).astype(np.uint8)
     patch = orthorectify(checker, camera, (0.02, 0.03, 0.0), 200.0, 5.0)
-    assert np.nanstd(patch.gray) < 0.01
-    assert np.nanmean(patch.gray) == pytest.approx(0.5, abs=0.01)
+    assert np.nanstd(patch.image) < 0.01
+    assert np.nanmean(patch.image) == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_hill_is_put_where_it_is(ground: Any) -> None:
@@ -126,7 +130,7 @@ def test_a_hill_is_put_where_it_is(ground: Any) -> None:
 
     with_dem = orthorectify(image, camera, (0.0, 0.05, 0.0), 200.0, 3.0, dem=raised)
     lower = orthorectify(image, camera, (0.0, 0.05, 0.0), 160.0, 3.0)
-    np.testing.assert_allclose(with_dem.gray, lower.gray, atol=1e-5)
+    np.testing.assert_allclose(with_dem.image, lower.image, atol=1e-5)
 
     points = ground_points([[100.0, 100.0]], camera, (0.0, 0.0, 0.0), 200.0, dem=lambda f, left: 0.3 * f)
     ray = camera.rays([100.0, 100.0])
@@ -142,7 +146,7 @@ def test_part_of_the_disc(ground: Any) -> None:
     half = 50.0 * math.tan(math.radians(35.0)) / 50.0  # half the view's height over the disc's radius
     strip = 2.0 / math.pi * (half * math.sqrt(1.0 - half**2) + math.asin(half))
     assert patch.seen_share == pytest.approx(strip, abs=0.03)
-    assert np.isnan(patch.gray[0, 16])
+    assert np.isnan(patch.image[0, 16])
     with pytest.raises(FrameError, match="% of the 400 m disc is in view") as error:
         orthorectify(image, camera, (0.0, 0.0, 0.0), 100.0, 400.0 / 33)
     assert "--footprint" in error.value.hint
@@ -272,5 +276,5 @@ def best_shift(patch: Any, gray: Any, to_ortho: Any, xy: tuple[float, float], ya
             there = sampled(gray, to_ortho, (xy[0] + east, xy[1] + north), yaw, forward, left)
             there[~(there > 1.0)] = np.nan  # no data is black
             if np.isfinite(there[disc_mask(101)]).mean() > 0.7:
-                found.append((correlation(patch.gray, there), math.hypot(east, north)))
+                found.append((correlation(in_colours(patch.image, 1)[..., 0], there), math.hypot(east, north)))
     return max(found)

@@ -12,6 +12,7 @@ from pyproj import Geod, Transformer
 from pyproj.transformer import TransformerGroup
 
 from kittiwake_runtime.errors import MapError
+from kittiwake_runtime.localization.descriptor import in_colours
 from kittiwake_runtime.localization.frames import Grid
 from kittiwake_runtime.localization.raster import Lattice, MapSource, Samples
 
@@ -33,7 +34,7 @@ def spot_positions(source: MapSource, gsd_m: float) -> np.ndarray:
     import cv2
 
     lattice, samples = whole(source, gsd_m)
-    gray = np.where(samples.mask, samples.gray, 0.0)
+    gray = np.where(samples.mask, in_colours(samples.colour, 1)[..., 0], 0.0)
     count, labels = cv2.connectedComponents((gray > 0.1).astype(np.uint8))
     centres = []
     for label in range(1, count):
@@ -105,7 +106,7 @@ def test_the_pixels_come_back_on_the_files_own_lattice(write_raster: Write) -> N
     assert samples.mask.all()
     np.testing.assert_array_equal(np.moveaxis(samples.rgb, -1, 0), image)
     gray = np.tensordot([0.299, 0.587, 0.114], image / 255.0, axes=1)
-    np.testing.assert_allclose(samples.gray, gray, atol=1e-6)
+    np.testing.assert_allclose(in_colours(samples.colour, 1)[..., 0], gray, atol=1e-6)
 
 
 def test_a_fine_map_is_averaged(write_raster: Write) -> None:
@@ -113,7 +114,7 @@ def test_a_fine_map_is_averaged(write_raster: Write) -> None:
     with MapSource([write_raster("map.tif", image, UTM, (5e5, 5e6, 1.0))]) as source:
         _, samples = whole(source, 4.0)
     expected = image.reshape(20, 4, 30, 4).mean(axis=(1, 3)) / 255.0
-    np.testing.assert_allclose(samples.gray, expected, atol=0.51 / 255)
+    np.testing.assert_allclose(in_colours(samples.colour, 1)[..., 0], expected, atol=0.51 / 255)
 
 
 HOLE = np.full((400, 400), 255, np.uint8)
@@ -196,8 +197,8 @@ def test_maps_of_different_crs_and_depth_meet(write_raster: Write) -> None:
         _, samples = whole(source, 5.0)
         assert source.stretch == pytest.approx(tuple(np.percentile(deep, [1, 99])))
     assert samples.mask[:38].mean() > 0.98
-    assert samples.gray[:38, :39].mean() == pytest.approx(50 / 255)
-    assert 0.3 < samples.gray[:38, 42:78].mean() < 0.7
+    assert in_colours(samples.colour, 1)[..., 0][:38, :39].mean() == pytest.approx(50 / 255)
+    assert 0.3 < in_colours(samples.colour, 1)[..., 0][:38, 42:78].mean() < 0.7
 
 
 def test_the_bands_of_colour_are_found_by_name(write_raster: Write) -> None:

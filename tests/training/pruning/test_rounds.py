@@ -116,7 +116,7 @@ def test_not_a_number_stops_the_run_and_names_the_module(
     dense: Checkpoint, lesson: Lesson, config: PruneConfig, tmp_path: Path
 ) -> None:
     def losses(module: nn.Module, step: int, progress: float) -> dict[str, torch.Tensor]:
-        return {"loss": module(torch.full((2, 2, 65, 65), 0.7).tril()).sum()}
+        return {"loss": module(torch.full((2, dense.model.colours + 1, 65, 65), 0.7).tril()).sum()}
 
     nn.init.constant_(dense.model.blocks[1].second[0].weight, float("nan"))
     with pytest.raises(TrainingError, match=r"loss is nan at step 3: 'blocks\.1\.second\.0\.weight' is not finite"):
