@@ -50,9 +50,11 @@ class LocalizerConfig:
         doubtful_std_m: position spread above which a belief that was matched is lost: no fix is published, but what it
             holds is still the best that is known. A fix that is only carried forward may spread more, up to
             `max_radius_m`.
+        doubtful_heading_std_rad: deviation of the heading above which it is neither declared nor, once matched, kept: a
+            belief that slides along a field's edge turns before it spreads.
         doubtful_elsewhere: probability of being elsewhere above which it is lost, likewise.
         doubtful_evidence: evidence against the place (nats) at which it is lost, likewise: Page's sum again, of what
-            frames since the declaration say the other way.
+            frames since the declaration say the other way. As much must speak for a place before it is declared anew.
         lost_elsewhere: probability of being elsewhere above which that is given up, and all of the map searched again.
         max_radius_m: 95 % radius above which a fix that is only carried forward is lost.
         least_move: share of the footprint to move before a view counts as news; hover sharpens nothing.
@@ -63,10 +65,11 @@ class LocalizerConfig:
     converged_std_m: float = 20.0
     converged_elsewhere: float = 0.01
     claim_std_m: float = 80.0
-    converged_evidence: float = 4.0
+    converged_evidence: float = 3.0
     frame_evidence: float = 2.0
     claim_jump_std: float = 2.5
     doubtful_std_m: float = 30.0
+    doubtful_heading_std_rad: float = math.radians(3.75)
     doubtful_elsewhere: float = 0.03
     doubtful_evidence: float = 4.0
     lost_elsewhere: float = 0.5
@@ -150,8 +153,9 @@ class Localizer:
 
         Args:
             step: odometry since the last update; None for the first frame.
-            patch: ``(33, 33) float32`` grey in [0, 1], up is the vehicle's forward axis, NaN unseen; several,
-                one for each assumed scale, when the height is not known; None when there is no usable view.
+            patch: ``(33, 33) float32`` grey, or ``(33, 33, 3)`` red, green and blue, in [0, 1], up is the vehicle's
+                forward axis, NaN unseen; several, one for each assumed scale, when the height is not known; None when
+                there is no usable view.
             time_s: the image's time; strictly increasing. A Unix time tells how old the map's imagery is: the
                 older, the less it is trusted.
             lever: forward and left metres from the vehicle to the patch's centre.
@@ -260,15 +264,18 @@ class Localizer:
             if far or elsewhere > config.lost_elsewhere:
                 self._search_again()
             return
-        agreed = self._evidence_for >= config.converged_evidence
-        if agreed and moments.std_m < config.converged_std_m and elsewhere < config.converged_elsewhere:
+        needed = config.doubtful_evidence if self.state == "lost" else config.converged_evidence
+        agreed = self._evidence_for >= needed and elsewhere < config.converged_elsewhere
+        turned = moments.heading_std_rad >= config.doubtful_heading_std_rad
+        if agreed and moments.std_m < config.converged_std_m and not turned:
             self.state, self._evidence_against = "converged", 0.0
         elif not self.filter.covers_map and elsewhere > config.lost_elsewhere:
             self._search_again()
 
     def _is_doubtful(self, moments: Moments, matched: bool) -> bool:
         config = self.config
-        scattered = matched and moments.std_m >= config.doubtful_std_m
+        turned = moments.heading_std_rad >= config.doubtful_heading_std_rad
+        scattered = matched and (moments.std_m >= config.doubtful_std_m or turned)
         refuted = self._evidence_against >= config.doubtful_evidence
         return scattered or refuted or self.filter.elsewhere > config.doubtful_elsewhere
 
@@ -293,4 +300,6 @@ class Localizer:
             return lead + f"several places fit (spread {moments.std_m:.0f} m)"
         if moments.std_m >= self.config.converged_std_m:
             return lead + f"the place is known to {moments.std_m:.0f} m only"
+        if moments.heading_std_rad >= self.config.doubtful_heading_std_rad:
+            return lead + f"the heading is known to {math.degrees(moments.heading_std_rad):.1f} degrees only"
         return lead + "waiting for more frames to agree"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,39 @@ def test_a_doubtful_place_is_no_fix_and_is_given_up_only_above_half(
     if not given_up:  # the next frames that fit dispel it
         assert after[0].is_believed or "fits here badly" in after[0].reason or "frames to agree" in after[0].reason
         assert after[-1].is_believed and off_m(after[-1], legs[-1][1]) < 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_lost_is_declared_anew_by_more_than_at_first(country: Any, seed: int) -> None:
+    config, legs = LocalizerConfig(frame_evidence=0.8), list(itertools.islice(country.walk(seed), 40))
+    localizer = start(country, frame_evidence=config.frame_evidence)
+    flown(localizer, country, legs[:20])
+    localizer.filter.elsewhere = 0.2
+    assert localizer.update(legs[20][0], None, time_s=100.0, reason="blind").state == "lost"
+    spoken: list[float] = []
+    for number, (step, pose) in enumerate(legs[21:]):
+        fix = localizer.update(step, country.view(*pose, noise=number), time_s=105.0 + 5 * number)
+        spoken.append(min(fix.evidence, config.frame_evidence))
+        if fix.is_believed:
+            break
+    assert fix.is_believed
+    assert sum(spoken) >= config.doubtful_evidence > config.converged_evidence
+
+
+def test_a_heading_that_is_not_known_well_is_neither_declared_nor_kept(country: Any) -> None:
+    legs = list(itertools.islice(country.walk(1), 16))
+    never = [fix for fix, _ in flown(start(country, doubtful_heading_std_rad=math.radians(0.5)), country, legs)]
+    assert not any(fix.is_believed for fix in never)
+    assert re.fullmatch(r"the heading is known to \d\.\d degrees only", never[-1].reason)
+    localizer = start(country)
+    kept = flown(localizer, country, legs[:12])[-1][0]
+    assert kept.is_believed
+    turned = replace(legs[12][0], sigma_turn_rad=math.radians(8))
+    carried = localizer.update(turned, None, time_s=60.0, reason="blind")
+    assert carried.is_believed and carried.heading_std_rad > math.radians(3.75), "carried forward it may spread"
+    blank = np.full((33, 33), 0.5, np.float32)
+    fix = localizer.update(legs[13][0], blank, time_s=65.0)
+    assert fix.state == "lost" and "degrees only" in fix.reason
 
 
 def test_it_converges_after_it_flies_in(country_maker: Callable[..., Any]) -> None:
