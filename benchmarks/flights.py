@@ -7,7 +7,7 @@ odometry and the same patches.
     place = load_north_dakota(data_dir())
     plan = plan_flight(place.pairs, index=17, footprint_m=160.0, area=place.common_area, seed=7)
     for observation in fly(plan, place.rasters[plan.query_date]):
-        fix = localizer.update(observation.step, observation.view.patch)
+        fix = localizer.update(observation.step, list(observation.view.rgb))
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from places import Area, Raster
 
+from kittiwake_runtime.localization.descriptor import LUMA
+
 Array = NDArray[Any]
 
 DISC_PX = 33
@@ -32,6 +34,8 @@ ODOMETRY_SHARE = 0.02
 ODOMETRY_TURN_SIGMA_RAD = math.radians(1.5)
 PHOTOMETRY = (0.8, 1.25)
 PIXEL_NOISE = 0.03
+COLOUR_NOISE = PIXEL_NOISE / math.hypot(*LUMA)
+"""Of red, green and blue alone: their grey then has `PIXEL_NOISE`."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +91,18 @@ class Observation:
 
 @dataclass(frozen=True)
 class View:
-    """The ground as an integrator hands it to a localizer.
+    """The ground as an integrator hands it to a localizer: through a grey camera, and through one that sees colours.
 
     Attributes:
         patch: (33, 33) float32 in [0, 1], up is forward, NaN outside the footprint's disc and where nothing is seen.
+        rgb: (33, 33, 3) the same in red, green and blue, once for each height that is to be tried; one where the
+            height is known.
         lever: metres forward and left from the vehicle to the patch's centre.
-        scales: the same view for each height that is to be tried; empty where the height is known.
     """
 
     patch: Array
+    rgb: tuple[Array, ...]
     lever: tuple[float, float] = (0.0, 0.0)
-    scales: tuple[Array, ...] = ()
 
 
 class Sensor(Protocol):
@@ -115,7 +120,7 @@ class Nadir:
         """A view for each of the plan's poses."""
         rng = np.random.default_rng(plan.noise_seed)
         for pose in plan.poses:
-            yield View(photographed(cut_patch(seen, pose, plan.footprint_m), plan.gain, plan.gamma, rng))
+            yield _view(seen, pose, plan.footprint_m, plan.gain, plan.gamma, rng)
 
 
 def plan_flight(
@@ -195,12 +200,19 @@ def fly(plan: FlightPlan, seen: Raster, sensor: Sensor | None = None) -> Iterato
         yield Observation(step, view, pose)
 
 
-def glance(seen: Raster, pose: Array, footprint_m: float, rng: np.random.Generator) -> Array:
-    """One view outside any flight, through a camera of its own: (33, 33) as in `Observation`."""
-    return photographed(cut_patch(seen, pose, footprint_m), *_camera(rng), rng)
+def glance(seen: Raster, pose: Array, footprint_m: float, rng: np.random.Generator) -> View:
+    """One view outside any flight, through a camera of its own."""
+    return _view(seen, pose, footprint_m, *_camera(rng), rng)
 
 
-def cut_patch(raster: Raster, pose: Array, footprint_m: float) -> Array:
+def _view(seen: Raster, pose: Array, footprint_m: float, gain: float, gamma: float, rng: np.random.Generator) -> View:
+    """The disc straight below; colours have noise of their own, so that grey is what it is without them."""
+    grey, rgb = (cut_patch(seen, pose, footprint_m, rgb=in_colour) for in_colour in (False, True))
+    coloured = photographed(rgb, gain, gamma, rng.spawn(1)[0], COLOUR_NOISE)
+    return View(photographed(grey, gain, gamma, rng), (coloured,))
+
+
+def cut_patch(raster: Raster, pose: Array, footprint_m: float, *, rgb: bool = False) -> Array:
     """The ground disc under a vehicle, turned so that up is forward.
 
     A patch pixel coarser than the raster's averages a grid of points over its own area, so that nothing
@@ -210,20 +222,21 @@ def cut_patch(raster: Raster, pose: Array, footprint_m: float) -> Array:
         raster: the ground.
         pose: easting, northing (metres), heading (radians, counter-clockwise from east).
         footprint_m: diameter of the disc.
+        rgb: whether in colour.
 
     Returns:
-        (33, 33) float32, NaN outside the disc and where the raster has no data.
+        (33, 33) or (33, 33, 3) float32, NaN outside the disc and where the raster has no data.
     """
     gsd_m = footprint_m / DISC_PX
     points = max(1, math.ceil(gsd_m / raster.gsd_m))
     side = DISC_PX * points
     ahead, right = disc_offsets(side, gsd_m / points)
     easting, northing, heading = pose
-    sampled = raster.sample(
+    sampled = (raster.sample_rgb if rgb else raster.sample)(
         easting + ahead * math.cos(heading) + right * math.sin(heading),
         northing + ahead * math.sin(heading) - right * math.cos(heading),
     )
-    patch: Array = sampled.reshape(DISC_PX, points, DISC_PX, points).mean(axis=(1, 3))
+    patch: Array = sampled.reshape(DISC_PX, points, DISC_PX, points, *sampled.shape[2:]).mean(axis=(1, 3))
     patch[~disc_mask()] = np.nan
     return patch
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from flights import PIXEL_NOISE, FlightPlan, View, photographed
+from flights import COLOUR_NOISE, PIXEL_NOISE, FlightPlan, View, photographed
 from numpy.typing import NDArray
 from places import Raster
 
@@ -60,11 +60,13 @@ class Rough:
         for pose in plan.poses:
             tilt, azimuth = rng.uniform(0.0, MAX_TILT_RAD), rng.uniform(-math.pi, math.pi)
             attitude = np.array([tilt * math.cos(azimuth), tilt * math.sin(azimuth), 0.0])
-            picture = photograph(seen, pose, attitude, height_m)
-            picture = photographed(picture, plan.gain, plan.gamma, rng, PIXEL_NOISE * PIXELS_A_SAMPLE)
+            pictures = _pictures(plan, seen, pose, attitude, height_m, rng)
             measured = attitude + rng.normal(0.0, ATTITUDE_SIGMA_RAD, 3)
-            patch = orthorectify(picture, believed, measured, believed_m, sample_m(plan.footprint_m), DISC_PX)
-            yield View(patch.gray, (patch.centre_forward_m, patch.centre_left_m))
+            grey, rgb = (
+                orthorectify(picture, believed, measured, believed_m, sample_m(plan.footprint_m), DISC_PX)
+                for picture in pictures
+            )
+            yield View(grey.image, (rgb.image,), (grey.centre_forward_m, grey.centre_left_m))
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class HeightUnknown:
     """Level flight at a known height above take-off, over ground that is up to `GROUND_SHARE` nearer or farther.
 
     The height above ground starts uniform within the share, and walks by `RELIEF_SIGMA` an update, reflected at its
-    ends. One patch for each of the runtime's `SCALES_UNKNOWN`; `patch` is the one at the assumed height.
+    ends. In colour one patch for each of the runtime's `SCALES_UNKNOWN`; the grey one is at the assumed height.
     """
 
     def views(self, plan: FlightPlan, seen: Raster) -> Iterator[View]:
@@ -82,28 +84,37 @@ class HeightUnknown:
         share = rng.uniform(1 - GROUND_SHARE, 1 + GROUND_SHARE)
         level = np.zeros(3)
         for pose in plan.poses:
-            picture = photograph(seen, pose, level, assumed_m * share)
-            picture = photographed(picture, plan.gain, plan.gamma, rng, PIXEL_NOISE * PIXELS_A_SAMPLE)
+            grey, rgb = _pictures(plan, seen, pose, level, assumed_m * share, rng)
             yield View(
-                _ground(picture, assumed_m, plan.footprint_m),
-                scales=tuple(_ground(picture, assumed_m * scale, plan.footprint_m) for scale in SCALES_UNKNOWN),
+                _ground(grey, assumed_m, plan.footprint_m),
+                tuple(_ground(rgb, assumed_m * scale, plan.footprint_m) for scale in SCALES_UNKNOWN),
             )
             share = _reflected(share + rng.normal(0.0, RELIEF_SIGMA), 1 - GROUND_SHARE, 1 + GROUND_SHARE)
 
 
-def photograph(raster: Raster, pose: Array, attitude_rad: Array, height_m: float) -> Array:
-    """What `CAMERA` sees of a flat ground: (100, 120) float32 in [0, 1], NaN beyond the raster.
+def _pictures(
+    plan: FlightPlan, seen: Raster, pose: Array, attitude_rad: Array, height_m: float, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Grey and in colour, with the flight's photometry; colours have noise of their own."""
+    grey, rgb = (photograph(seen, pose, attitude_rad, height_m, rgb=in_colour) for in_colour in (False, True))
+    coloured = photographed(rgb, plan.gain, plan.gamma, rng.spawn(1)[0], COLOUR_NOISE * PIXELS_A_SAMPLE)
+    return photographed(grey, plan.gain, plan.gamma, rng, PIXEL_NOISE * PIXELS_A_SAMPLE), coloured
+
+
+def photograph(raster: Raster, pose: Array, attitude_rad: Array, height_m: float, *, rgb: bool = False) -> Array:
+    """What `CAMERA` sees of a flat ground: (100, 120) or (100, 120, 3) float32 in [0, 1], NaN beyond the raster.
 
     Args:
         raster: the ground.
         pose: easting, northing (metres), heading (radians, counter-clockwise from east).
         attitude_rad: roll, pitch (and yaw, not used) of the body FRD.
         height_m: above the ground.
+        rgb: whether in colour.
     """
     pixels = np.stack(np.meshgrid(np.arange(CAMERA.width), np.arange(CAMERA.height)), axis=-1)
     forward, left = np.moveaxis(ground_points(pixels, CAMERA, attitude_rad, height_m), -1, 0)
     easting, northing, heading = pose
-    return raster.sample(
+    return (raster.sample_rgb if rgb else raster.sample)(
         easting + forward * math.cos(heading) - left * math.sin(heading),
         northing + forward * math.sin(heading) + left * math.cos(heading),
     )
@@ -111,7 +122,7 @@ def photograph(raster: Raster, pose: Array, attitude_rad: Array, height_m: float
 
 def _ground(picture: Array, height_m: float, footprint_m: float) -> Array:
     """The patch below, were the height so: from the lowest that is tried, nine tenths of the disc are in view."""
-    return orthorectify(picture, CAMERA, (0.0, 0.0, 0.0), height_m, sample_m(footprint_m), DISC_PX).gray
+    return orthorectify(picture, CAMERA, (0.0, 0.0, 0.0), height_m, sample_m(footprint_m), DISC_PX).image
 
 
 def _reflected(value: float, low: float, high: float) -> float:

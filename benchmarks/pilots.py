@@ -74,10 +74,8 @@ class _Located:
 
     def __call__(self, seen: Observation) -> Said:
         step = None if seen.step is None else OdometryStep(**asdict(seen.step))
-        view = seen.view
-        fix = self._localizer.update(
-            step, list(view.scales) or view.patch, time_s=self._start_s + self._number * STEP_S, lever=view.lever
-        )
+        view, time_s = seen.view, self._start_s + self._number * STEP_S
+        fix = self._localizer.update(step, view.rgb, time_s=time_s, lever=view.lever)
         self._number += 1
         sigma_m = math.sqrt(float(np.trace(fix.covariance)))
         return Said(fix.easting_m, fix.northing_m, fix.state == "converged", fix.radius95_m, sigma_m)

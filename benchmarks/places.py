@@ -23,13 +23,15 @@ Area = tuple[float, float, float, float]
 """West, south, east, north, metres."""
 
 YEARS_APART = 5
+NAIP_SIGMA_M = 6.0 / 2.4477
+"""On each axis: NAIP's specification has 95 % of well-defined points within 6 m of the true ground."""
 KEPT_M = 1500.0
 """At either end of the Baviaanskloof mosaic, for measuring how far it lies from the satellite's picture."""
 
 
 @dataclass(frozen=True)
 class Raster:
-    """A georeferenced grey image on a north-up grid.
+    """A georeferenced image on a north-up grid.
 
     Attributes:
         grey: (H, W) float32 in [0, 1], row 0 north, NaN where there is no data.
@@ -38,6 +40,7 @@ class Raster:
         crs: its CRS, as rasterio takes it.
         path: the file it came from.
         sha256: of that file.
+        rgb: (H, W, 3) float32, the same in red, green and blue; None where grey is all there is.
     """
 
     grey: Array
@@ -47,6 +50,7 @@ class Raster:
     crs: str = ""
     path: Path = Path()
     sha256: str = ""
+    rgb: Array | None = None
 
     @property
     def bounds(self) -> Area:
@@ -65,20 +69,30 @@ class Raster:
         left, top = math.ceil((west - self.west_m) / self.gsd_m), math.ceil((self.north_m - north) / self.gsd_m)
         right, bottom = int((east - self.west_m) / self.gsd_m), int((self.north_m - south) / self.gsd_m)
         grey = np.ascontiguousarray(self.grey[top:bottom, left:right])
+        rgb = None if self.rgb is None else np.ascontiguousarray(self.rgb[top:bottom, left:right])
         corner = self.west_m + left * self.gsd_m, self.north_m - top * self.gsd_m
-        return replace(self, grey=grey, west_m=corner[0], north_m=corner[1])
+        return replace(self, grey=grey, rgb=rgb, west_m=corner[0], north_m=corner[1])
 
     def sample(self, easting_m: Array, northing_m: Array) -> Array:
         """Grey at points of the ground, bilinear between pixel centres, NaN outside: same shape, float32."""
+        return self._sample(self.grey, easting_m, northing_m)
+
+    def sample_rgb(self, easting_m: Array, northing_m: Array) -> Array:
+        """Red, green and blue there: the points' shape and (3,)."""
+        if self.rgb is None:
+            return np.repeat(self.sample(easting_m, northing_m)[..., None], 3, axis=-1)
+        return self._sample(self.rgb, easting_m, northing_m)
+
+    def _sample(self, image: Array, easting_m: Array, northing_m: Array) -> Array:
         cols = (easting_m - self.west_m) / self.gsd_m - 0.5
         rows = (self.north_m - northing_m) / self.gsd_m - 0.5
         return cv2.remap(
-            self.grey,
+            image,
             cols.astype(np.float32),
             rows.astype(np.float32),
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_CONSTANT,
-            borderValue=(math.nan,),
+            borderValue=(math.nan,) * 3,
         )
 
 
@@ -138,8 +152,8 @@ def load_north_dakota(data: Path) -> Place:
     rasters = {}
     for file in files:
         day = file.stem[-8:]
-        rasters[f"{day[:4]}-{day[4:6]}-{day[6:]}"] = read_grey(file)
-    return Place("naip_nd", rasters, year_pairs(tuple(rasters)), georef_sigma_m=1.0)
+        rasters[f"{day[:4]}-{day[4:6]}-{day[6:]}"] = read_raster(file)
+    return Place("naip_nd", rasters, year_pairs(tuple(rasters)), georef_sigma_m=NAIP_SIGMA_M)
 
 
 def load_baviaans(data: Path) -> Place:
@@ -155,9 +169,9 @@ def load_baviaans(data: Path) -> Place:
     satellite, aerial = folder / "sentinel2_b432_byte.tif", sorted(folder.glob("ngi_rgb_byte_*.tif"))
     if not (satellite.is_file() and aerial):
         raise FileNotFoundError(f"no Baviaanskloof rasters in {folder}; set KITTIWAKE_DATA to the data's folder")
-    mosaic = merged([read_grey(path) for path in aerial])
+    mosaic = merged([read_raster(path) for path in aerial])
     west, south, east, north = mosaic.bounds
-    rasters = {"2015-10-03": read_grey(satellite), "2015-05-08": mosaic}
+    rasters = {"2015-10-03": read_raster(satellite), "2015-05-08": mosaic}
     pairs = (("2015-10-03", "2015-05-08"),)
     return Place("baviaans", rasters, pairs, georef_sigma_m=5.0, flown=(west, south + KEPT_M, east, north - KEPT_M))
 
@@ -169,12 +183,13 @@ def merged(rasters: list[Raster]) -> Raster:
     eastings = np.arange(west + gsd_m / 2, east, gsd_m)
     northings = np.arange(north - gsd_m / 2, south, -gsd_m)
     points = np.meshgrid(eastings, northings)
-    grey = np.full(points[0].shape, np.nan, np.float32)
+    grey, rgb = (np.full((*points[0].shape, *colours), np.nan, np.float32) for colours in ((), (3,)))
     for raster in rasters:
         missing = np.isnan(grey)
         grey[missing] = raster.sample(*points)[missing]
+        rgb[missing] = raster.sample_rgb(*points)[missing]
     joined = hashlib.sha256("".join(raster.sha256 for raster in rasters).encode()).hexdigest()
-    return Raster(grey, float(west), float(north), gsd_m, rasters[0].crs, Path(), joined)
+    return Raster(grey, float(west), float(north), gsd_m, rasters[0].crs, Path(), joined, rgb)
 
 
 def year_pairs(dates: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -183,15 +198,15 @@ def year_pairs(dates: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return tuple((a, b) for a, b in pairs if abs(int(a[:4]) - int(b[:4])) >= YEARS_APART)
 
 
-def read_grey(path: Path) -> Raster:
-    """Read the first three bands of a north-up GeoTIFF as grey (ITU-R 601 weights), placed by its georeference."""
+def read_raster(path: Path) -> Raster:
+    """Read the first three bands of a north-up GeoTIFF, and as grey (ITU-R 601 weights), placed by its georeference."""
     import rasterio
 
     with rasterio.open(path) as file:
-        rgb = np.moveaxis(file.read([1, 2, 3]), 0, -1)
+        bytes_ = np.ascontiguousarray(np.moveaxis(file.read([1, 2, 3]), 0, -1))
         seen = file.dataset_mask() > 0
         transform, crs = file.transform, file.crs.to_string()
-    grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY).astype(np.float32) / 255.0
-    grey[~seen] = np.nan
+    grey, rgb = (image.astype(np.float32) / 255.0 for image in (cv2.cvtColor(bytes_, cv2.COLOR_RGB2GRAY), bytes_))
+    grey[~seen] = rgb[~seen] = np.nan
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Raster(grey, transform.c, transform.f, transform.a, crs, path, digest)
+    return Raster(grey, transform.c, transform.f, transform.a, crs, path, digest, rgb)

@@ -156,7 +156,7 @@ def _update(index: Path, bundle_root: Path, flights: Sequence[Sequence[Observati
                 step = None if observation.step is None else OdometryStep(**asdict(observation.step))
                 tracking = localizer.state == "converged" and localizer.filter.is_tracking
                 started = time.perf_counter()
-                localizer.update(step, observation.view.patch, time_s=number * STEP_S)
+                localizer.update(step, observation.view.rgb, time_s=number * STEP_S)
                 seconds = time.perf_counter() - started
                 if number < FIRST_UPDATES:
                     first_s.append(seconds)

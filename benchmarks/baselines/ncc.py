@@ -206,7 +206,7 @@ def calibrate(
         ncc_map = NccMap(map_raster, footprint_m, fold)
         for _ in range(views):
             pose = _random_pose(ncc_map, rng)
-            scores = ncc_map.scores(glance(seen, pose, ncc_map.footprint_m, rng))
+            scores = ncc_map.scores(glance(seen, pose, ncc_map.footprint_m, rng).patch)
             state = ncc_map.nearest_state(pose)
             assert state is not None
             right.append(float(scores[state]))
@@ -228,7 +228,7 @@ def single_frame_hits(
     eastings, northings = ncc_map.cell_centres()
     hits = []
     for pose in poses:
-        scores = ncc_map.scores(glance(seen, pose, ncc_map.footprint_m, rng))
+        scores = ncc_map.scores(glance(seen, pose, ncc_map.footprint_m, rng).patch)
         _, row, col = np.unravel_index(int(np.argmax(scores)), scores.shape)
         hits.append(math.hypot(eastings[col] - pose[0], northings[row] - pose[1]) < within_m)
     return hits

@@ -67,7 +67,7 @@ def _against_torch(scratch: Path) -> list[Figure]:
     figures = []
     with open_engine(bundle, "cuda", "fp16", "require") as engine, torch.inference_mode():
         for id_, batch in BATCHES.items():
-            view = torch.rand(batch, 2, 33, 33, device="cuda")
+            view = torch.rand(batch, bundle.inputs[0].shape[1], 33, 33, device="cuda")
             described = torch.empty(batch, bundle.outputs[0].shape[1], 1, 1, device="cuda")
             model = torch_descriptor().cuda()
             replay, eager = _captured(model, view), _eager(model, view)

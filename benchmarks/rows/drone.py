@@ -13,14 +13,14 @@ import numpy as np
 from baselines.ncc import NccMap
 from drone_photos import write_drone_flight
 from numpy.typing import NDArray
-from places import Raster, data_dir, read_grey
+from places import Raster, data_dir, read_raster
 from results import Figure
 from scoring import FALSE_M
 
 from kittiwake_runtime.engines.base import Engine
 from kittiwake_runtime.engines.select import open_engine
 from kittiwake_runtime.localization.camera import Camera, load_camera
-from kittiwake_runtime.localization.descriptor import Descriptor
+from kittiwake_runtime.localization.descriptor import Descriptor, in_colours
 from kittiwake_runtime.localization.flight import Observation, fly
 from kittiwake_runtime.localization.flight_log import Frame, odometry_steps, read_frames, read_image
 from kittiwake_runtime.localization.footprint import DISC_PX
@@ -86,7 +86,7 @@ def measure_drone(run: Run) -> list[Figure]:
 
 def ncc_single_m(photos: Photos) -> list[float]:
     """The baseline's error of each photo, metres; it takes the same patch, on a map blown up to its pixels."""
-    fine = read_grey(photos.map_file)
+    fine = read_raster(photos.map_file)
     shrink = fine.gsd_m / NCC_GSD_M
     grey = cv2.resize(fine.grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
     # Blown up about the north-west corner, which is the origin of what NCC sees.
@@ -95,7 +95,7 @@ def ncc_single_m(photos: Photos) -> list[float]:
                            for i, axis in enumerate(ncc_map.cell_centres()))  # fmt: skip
     errors = []
     for patch, truth in zip(photos.patches, photos.truth, strict=True):
-        scores = ncc_map.scores(patch.gray)
+        scores = ncc_map.scores(in_colours(patch.image, 1)[..., 0])
         heading, row, col = np.unravel_index(int(np.argmax(scores)), scores.shape)
         centre = (eastings[col], northings[row], 2 * math.pi * heading / len(scores))
         errors.append(math.dist(vehicle_at(centre, patch), truth))
@@ -127,7 +127,7 @@ def _prepare(run: Run, folder: Path, corrected: bool) -> Photos:
 
 def _single_m(photos: Photos, engine: Engine, number: int) -> float:
     patch = photos.patches[number]
-    centre = best_state(photos.index, Descriptor(engine), patch.gray)
+    centre = best_state(photos.index, Descriptor(engine), patch.image)
     return math.dist(vehicle_at(centre, patch), photos.truth[number])
 
 

@@ -126,7 +126,7 @@ def hits(bundle: Bundle, data: Path, queries: int) -> Hits:
     file = CACHE / "recall" / f"{key_of(bundle.sha256, places, queries, 'int8')}.npz"
     if not file.exists():
         with open_engine(bundle, device="cpu", precision="int8", policy="require", threads=1) as engine:
-            trial = DescriptorTask(queries).trial(engine.infer, data)
+            trial = DescriptorTask(bundle.inputs, queries).trial(engine.infer, data)
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
         with partial.open("wb") as stream:
@@ -138,7 +138,7 @@ def hits(bundle: Bundle, data: Path, queries: int) -> Hits:
 
 def _speedup(dense: Bundle, pruned: Bundle, turns: int) -> float:
     """Median time of the dense over that of the pruned, in turns."""
-    views = {"view": np.random.default_rng(0).random((VIEWS, 2, 33, 33), np.float32)}
+    views = {"view": np.random.default_rng(0).random((VIEWS, int(dense.inputs[0].shape[1]), 33, 33), np.float32)}
     with (
         open_engine(dense, device="cpu", precision="int8", policy="require", threads=1) as slow,
         open_engine(pruned, device="cpu", precision="int8", policy="require", threads=1) as fast,

@@ -17,7 +17,7 @@ import numpy as np
 from baselines.ncc import NccMap, single_frame_hits
 from flights import glance
 from numpy.typing import NDArray
-from places import Raster, data_dir, read_grey
+from places import Raster, data_dir, read_raster
 from results import Figure
 from runs import one_core_pool
 from tqdm import tqdm
@@ -162,10 +162,10 @@ def recall_all(run: Run, jobs: Sequence[Job], title: str) -> list[Hits]:
 
 def recall_one(job: Job, bundle_root: Path) -> Hits:
     """Both methods on the same views of one map."""
-    seen = read_grey(job.seen_file)
+    seen = read_raster(job.seen_file)
     poses, seed = _poses(seen, job), [SEED, *job.group.encode()]
     ncc = single_frame_hits(
-        NccMap(read_grey(job.map_file), job.footprint_m), seen, poses, np.random.default_rng(seed), job.within_m
+        NccMap(read_raster(job.map_file), job.footprint_m), seen, poses, np.random.default_rng(seed), job.within_m
     )
     rng, ours, chance = np.random.default_rng(seed), [], []
     bundle = Bundle.open(bundle_root)
@@ -179,7 +179,7 @@ def recall_one(job: Job, bundle_root: Path) -> Hits:
         with index:
             describe = Descriptor(engine)
             for pose in poses:
-                place = best_state(index, describe, glance(seen, pose, job.footprint_m, rng))
+                place = best_state(index, describe, glance(seen, pose, job.footprint_m, rng).rgb[0])
                 ours.append(math.dist(place[:2], pose[:2]) < job.within_m)
                 chance.append(share_within(index, pose, job.within_m))
     return Hits(job.group, ours, ncc, chance)
@@ -188,7 +188,7 @@ def recall_one(job: Job, bundle_root: Path) -> Hits:
 def best_state(index: MapIndex, descriptor: Descriptor, patch: Array) -> tuple[float, float, float]:
     """Easting, northing and heading at which a view's descriptor fits a map best."""
     headings = np.arange(HEADINGS) * 2 * math.pi / HEADINGS
-    vectors = descriptor.describe(rotated_views(patch, headings))[:, :, 0, 0]
+    vectors = descriptor.describe(rotated_views(patch, headings, descriptor.colours))[:, :, 0, 0]
     scores = index.descriptors.astype(np.float32) @ vectors.T
     scores[~index.valid] = -np.inf
     row, col, heading = np.unravel_index(int(np.argmax(scores)), scores.shape)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from places import Place, data_dir, load_baviaans, load_north_dakota, read_grey
+from places import Place, data_dir, load_baviaans, load_north_dakota, read_raster
 from runs import key_of
 from timing import world_map
 
@@ -90,7 +90,7 @@ class Run:
 def world_place(seed: int, map_season: Season, seen_season: Season, side_m: float) -> Place:
     """A square of a procedural world, in one season on the map and in another from above: its truth is exact."""
     rasters = {
-        season: read_grey(world_map(seed, season, (0.0, 0.0, side_m, side_m))) for season in (map_season, seen_season)
+        season: read_raster(world_map(seed, season, (0.0, 0.0, side_m, side_m))) for season in (map_season, seen_season)
     }
     return Place(f"world{seed}", rasters, ((map_season, seen_season),))
 

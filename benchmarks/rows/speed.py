@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from places import read_grey
+from places import read_raster
 from results import Figure
 from runs import CACHE, code_hash, key_of, product_code
 from timing import (
@@ -50,7 +50,7 @@ def measure_speed(run: Run) -> list[Figure]:
     area_km2 = round(run.world_side_m**2 / 1e6)
     costs, data = costs_of(run, area_km2), of_world(run, area_km2)
     update_s, product_s = median(costs.first_s), median(costs.product_s)
-    summer, autumn = (read_grey(path) for path in (_map_of(area_km2), _seen_of(area_km2)))
+    summer, autumn = (read_raster(path) for path in (_map_of(area_km2), _seen_of(area_km2)))
     ncc_s = ncc_seconds(summer, autumn, SEED)
     over = [seconds / product_s for seconds in costs.first_s]
     times = [seconds / update_s for seconds in ncc_s]
@@ -80,7 +80,7 @@ def costs_of(run: Run, area_km2: int) -> Costs:
     index, source = index_path(run, area_km2), _map_of(area_km2)
     if not index.exists():
         build_seconds(source, index, 160.0, bundle_root(run.bundle))
-    seen = read_grey(_seen_of(area_km2))
+    seen = read_raster(_seen_of(area_km2))
     return update_costs(index, bundle_root(run.bundle), seen, part_of(bounds_of(source), seen), SEED)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from places import Place, Raster, read_grey
+from places import Place, Raster, read_raster
 from results import Figure
 from scoring import (
     converged_pct,
@@ -119,7 +119,7 @@ def _entry(run: Run) -> EntryCourse:
     """The middle of a square of the procedural world as a map in summer; autumn all around it."""
     side_m, rim_m = (6_400.0 if run.quick else 10_000.0), OUTSIDE_M + 200.0
     map_area = (rim_m, rim_m, side_m - rim_m, side_m - rim_m)
-    summer = read_grey(world_map(WORLD_SEED, "summer", map_area))
-    autumn = read_grey(world_map(WORLD_SEED, "autumn", (0.0, 0.0, side_m, side_m)))
+    summer = read_raster(world_map(WORLD_SEED, "summer", map_area))
+    autumn = read_raster(world_map(WORLD_SEED, "autumn", (0.0, 0.0, side_m, side_m)))
     place = Place(f"world{WORLD_SEED}", {"summer": summer, "autumn": autumn}, (("summer", "autumn"),))
     return EntryCourse(place, 160.0, map_area=summer.bounds)

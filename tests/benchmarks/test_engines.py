@@ -49,8 +49,8 @@ def test_another_machines_figures_replace_theirs_and_no_others(tmp_path: Path) -
 
 def test_torchs_side_of_the_comparison_computes_the_shipped_descriptor() -> None:
     """In float16 with folded norms, against the bundle's network in float32."""
-    view = torch.rand(2, 2, 33, 33, generator=torch.Generator().manual_seed(0))
-    view[:, 1] = 1.0
+    view = torch.rand(2, 4, 33, 33, generator=torch.Generator().manual_seed(0))
+    view[:, 3] = 1.0
     with open_engine(Bundle.open("localization-descriptor"), "cpu") as engine, torch.inference_mode():
         expected = torch.from_numpy(engine.infer({"view": view.numpy()})["descriptor"])
         found = gpu.torch_descriptor()(view)

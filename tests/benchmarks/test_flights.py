@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import flights
 import numpy as np
 import pytest
-from flights import cut_patch, disc_mask, fly, glance, plan_flight
+from flights import COLOUR_NOISE, PIXEL_NOISE, cut_patch, disc_mask, fly, glance, photographed, plan_flight
 from places import Raster, data_dir, load_north_dakota, year_pairs
+
+from kittiwake_runtime.localization.descriptor import LUMA
 
 AREA = (1000.0, 7000.0, 3400.0, 9000.0)
 PAIRS = (("2009-01-01", "2015-01-01"), ("2015-01-01", "2009-01-01"))
@@ -126,8 +129,20 @@ def test_photometry_is_gain_and_gamma_of_the_flight_and_3_percent_noise(ramp: Ra
 def test_glance_draws_a_camera_each_time(ramp: Raster) -> None:
     rng = np.random.default_rng(0)
     pose = np.array([2200.0, 8000.0, 0.0])
-    means = [np.nanmean(glance(ramp, pose, 160.0, rng)) for _ in range(30)]
+    means = [np.nanmean(glance(ramp, pose, 160.0, rng).patch) for _ in range(30)]
     assert max(means) / min(means) > 1.2
+
+
+def test_a_colour_camera_sees_the_ground_that_a_grey_one_sees_with_noise_of_its_own(ramp: Raster) -> None:
+    coloured = replace(ramp, rgb=np.stack([ramp.grey, 0.5 * ramp.grey, 1 - ramp.grey], axis=-1))
+    pose = np.array([2200.0, 8000.0, 0.4])
+    clean, patch = cut_patch(coloured, pose, 160.0, rgb=True), cut_patch(coloured, pose, 160.0)
+    np.testing.assert_allclose(clean, np.stack([patch, 0.5 * patch, 1 - patch], axis=-1), atol=1e-5)
+    alone, both = (glance(raster, pose, 160.0, np.random.default_rng(5)) for raster in (ramp, coloured))
+    np.testing.assert_array_equal(alone.patch, both.patch, "colours change nothing of the grey view")
+    middle = np.full_like(clean[disc_mask()], 0.5)
+    noise = photographed(middle, 1.0, 1.0, np.random.default_rng(0), COLOUR_NOISE) @ np.array(LUMA) - 0.5
+    assert noise.std() == pytest.approx(PIXEL_NOISE, rel=0.1)
 
 
 def test_no_room_to_fly() -> None:

@@ -103,6 +103,6 @@ def test_the_baseline_follows_the_views_centre_and_finds_the_vehicle_from_it() -
         if before is not None:
             body = complex(*(pose[:2] - before[:2])) * np.exp(-1j * before[2])
             step = Odometry(body.real, body.imag, pose[2] - before[2], 2.0, 0.03)
-        said = pilot(Observation(step, View(np.zeros((33, 33)), (lever.real, lever.imag)), pose))
+        said = pilot(Observation(step, View(np.zeros((33, 33)), (), (lever.real, lever.imag)), pose))
         assert (said.easting_m, said.northing_m) == pytest.approx(tuple(pose[:2]))
         before = pose

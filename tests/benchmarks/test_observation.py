@@ -12,6 +12,7 @@ from flights import FlightPlan, View, cut_patch, plan_flight
 from observation import CAMERA, HeightUnknown, Rough, photograph
 from places import Raster
 
+from kittiwake_runtime.localization.descriptor import in_colours
 from kittiwake_runtime.localization.filter import SCALES_UNKNOWN
 
 POSE = np.array([2200.0, 2100.0, 0.7])
@@ -127,9 +128,9 @@ def test_each_assumed_height_shows_the_ground_at_its_scale(ramp: Raster) -> None
         view = next(HeightUnknown().views(flight, ramp))
         heading = flight.poses[0, 2]
         share = size_of(view, view.patch, heading)
-        assert len(view.scales) == len(SCALES_UNKNOWN) == 9
-        for scale, patch in zip(SCALES_UNKNOWN, view.scales, strict=True):
-            assert size_of(view, patch, heading) * scale == pytest.approx(share, rel=5e-3)
+        assert len(view.rgb) == len(SCALES_UNKNOWN) == 9
+        for scale, patch in zip(SCALES_UNKNOWN, view.rgb, strict=True):
+            assert size_of(view, patch[..., 1], heading) * scale == pytest.approx(share, rel=5e-3)
         shares.append(share)
     assert 0.7 <= min(shares) < 0.78 and 1.22 < max(shares) <= 1.301
 
@@ -146,5 +147,8 @@ def test_a_samples_noise_is_the_protocols(ramp: Raster, monkeypatch: pytest.Monk
     """A patch's sample averages `PIXELS_A_SAMPLE` squared pixels, less what bilinear reading smooths on top."""
     monkeypatch.setattr(observation, "RELIEF_SIGMA", 0.0)
     flight = plan(4)
-    noisy = [view.patch for view in HeightUnknown().views(flight, Raster(ramp.grey * 0 + 0.5, 0.0, 4000.0, 5.0))]
-    assert 0.018 < np.mean([np.nanstd(patch) for patch in noisy]) < 0.036
+    noisy = list(HeightUnknown().views(flight, Raster(ramp.grey * 0 + 0.5, 0.0, 4000.0, 5.0)))
+    grey = np.mean([np.nanstd(view.patch) for view in noisy])
+    assert 0.018 < grey < 0.036
+    luma = [in_colours(view.rgb[4], 1) for view in noisy]  # the fifth of nine scales is the assumed height
+    assert np.mean([np.nanstd(patch) for patch in luma]) == pytest.approx(grey, rel=0.05)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from places import data_dir, read_grey
+from places import data_dir, read_raster
 from rows.recall import (
     SNOW_QUERIES,
     _poses,
@@ -37,7 +37,7 @@ def test_a_pairs_disc_is_a_quarter_and_a_hit_a_tenth_of_the_short_side(tmp_path:
         picture(tmp_path / f"{name}.png", 400, 264)
     row = {"pair": "p", "label": "l", "width": "400", "height": "264", "file_a": "a.png", "file_b": "b.png"}
     job = pair_job(row, tmp_path, tmp_path, Run(quick=False))
-    raster = read_grey(job.seen_file)
+    raster = read_raster(job.seen_file)
     short_m = 264 * raster.gsd_m
     assert job.footprint_m == pytest.approx(short_m / 4) and job.within_m == pytest.approx(short_m / 10)
     assert job.footprint_m / 33 == pytest.approx(5.0) and job.queries == 100
@@ -76,7 +76,7 @@ def test_the_best_state_is_the_one_whose_descriptor_is_the_same() -> None:
     vectors = rng.normal(0, 0.01, (36, 8)).astype(np.float32)
     vectors[9] = cells[7, 11] / 64
     index = SimpleNamespace(descriptors=cells, valid=valid, e0=100.0, n0=900.0, cell_m=10.0)
-    descriptor = SimpleNamespace(describe=lambda views: vectors[:, :, None, None])
+    descriptor = SimpleNamespace(colours=1, describe=lambda views: vectors[:, :, None, None])
     east, north, heading = best_state(index, descriptor, np.zeros((33, 33), np.float32))
     assert (east, north, heading) == pytest.approx((210.0, 830.0, math.pi / 2))
 
@@ -100,7 +100,7 @@ def test_real_snow_gives_five_hundred_queries() -> None:
 
 
 def test_a_picture_lies_on_its_grid(tmp_path: Path) -> None:
-    raster = read_grey(as_geotiff(picture(tmp_path / "p.png", 40, 24), tmp_path / "p.tif", 2.5))
+    raster = read_raster(as_geotiff(picture(tmp_path / "p.png", 40, 24), tmp_path / "p.tif", 2.5))
     assert raster.grey.shape == (24, 40) and raster.gsd_m == 2.5
     with pytest.raises(FileNotFoundError, match="damaged"):
         as_geotiff(tmp_path / "none.png", tmp_path / "q.tif", 1.0)
