@@ -8,15 +8,15 @@ _GROUND = (
     "15.8). Tried besides: a model tuned on the area's other half (11.8 in gray), 72 headings, other likelihoods "
     "(kernel density, parametric, mixtures), other slopes and tempering, descriptors whitened by the map's own, and "
     "17,000 features a view in place of 64, which say no more of its place: docs/localization-training.md, 'Where the "
-    "updates go'. The rule by which convergence is declared costs 2 to 4 updates more: it asks for 3 nats of two frames or more "
-    "that come after the belief has claimed a place; without such a rule 9 of 400 flights over ground that is not on "
-    "the map were believed."
+    "updates go'. The rule by which convergence is declared costs 2 to 4 updates more: it asks for 3 nats of two "
+    "frames or more that come after the belief has claimed a place; without such a rule 9 of 400 flights over ground "
+    "that is not on the map were believed."
 )
 _EDGES = (
     "Once found, a frame's best place within 60 m is less than 10 m off in a quarter of the frames, whoever is asked: "
     "folded gradients 25 %, the gray descriptor's scores 24 %, a small learned matcher 28 %. The mixture of the first "
-    "two ships. A larger learned matcher finds 41 % on other frames where the mixture finds 35, which is 7.6 m in place of "
-    "8.6 in flight, beside it. The imagery has 5 m a pixel and its own years lie 1 m apart."
+    "two ships. A larger learned matcher finds 41 % on other frames where the mixture finds 35, which is 7.6 m in "
+    "place of 8.6 in flight, beside it. The imagery has 5 m a pixel and its own years lie 1 m apart."
 )
 _LATE = (
     "The place is found sooner than it is declared: convergence asks for 3 nats of two frames or more that come after "
