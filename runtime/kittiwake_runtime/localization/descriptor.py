@@ -75,7 +75,6 @@ def rotated_views(patch: Float32, headings_rad: npt.NDArray[np.float64], colours
         patch: ``(33, 33) float32`` grey or ``(33, 33, 3)`` red, green and blue in [0, 1], NaN where the ground was
             not seen; up is the vehicle's forward axis, right its right-hand side.
         headings_rad: ``(K,)`` directions of the forward axis, radians counter-clockwise from grid east.
-
         colours: 3 or 1, of the views.
 
     Returns:
