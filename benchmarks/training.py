@@ -147,7 +147,7 @@ def waiting(settings: list[str], options: argparse.Namespace) -> list[Figure]:
     fabric = make_fabric(config.trainer)
     places = [place for place in _places(config, options) if place.split == "train"]
     model = training.make_model(config)
-    sampler = PairSampler(places, config.sampler, fabric.device, config.seed)
+    sampler = PairSampler(places, config.sampler, fabric.device, config.seed, colours=model.colours)
     draw = sampler.batch
 
     def drawn(step: int) -> Any:

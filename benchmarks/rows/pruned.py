@@ -126,7 +126,7 @@ def hits(bundle: Bundle, data: Path, queries: int) -> Hits:
     file = CACHE / "recall" / f"{key_of(bundle.sha256, places, queries, 'int8')}.npz"
     if not file.exists():
         with open_engine(bundle, device="cpu", precision="int8", policy="require", threads=1) as engine:
-            trial = DescriptorTask(queries).trial(engine.infer, data)
+            trial = DescriptorTask(bundle.inputs, queries).trial(engine.infer, data)
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
         with partial.open("wb") as stream:

@@ -80,7 +80,7 @@ def export(
     model = parse_manifest(fields)
     ranges = {entry.text("name"): _range(entry) for entry in fields.sections("inputs")}
     manifest["inputs"] = [{k: v for k, v in entry.items() if k != "range"} for entry in manifest["inputs"]]
-    task = find_task(model.task) if data else None
+    task = find_task(model.task, model.inputs) if data else None
 
     cases = []
     for example in example_inputs(model.inputs, model.dims, ranges):
@@ -128,7 +128,7 @@ def add_variants(
     files = {name: bundle.file(name).read_bytes() for name in kept}
     if bundle.variants["fp32"].file != MODEL:
         raise ExportError(f"{bundle.name}: its float32 network is {bundle.variants['fp32'].file}; expected {MODEL}")
-    task = find_task(bundle.task) if data else None
+    task = find_task(bundle.task, bundle.inputs) if data else None
     _add_variants(manifest, files, bundle.golden(), precisions, task, data, by_modelopt)
     text = files.get(CARD, b"").decode().partition("## Origin\n\n")[2].partition("\n\n")[2]
     return write_bundle(output, manifest, {**files, CARD: write_card(manifest, text).encode()})

@@ -9,7 +9,7 @@ import torch
 
 from kittiwake_training.localization.views import (
     disc,
-    mix_to_gray,
+    mix_bands,
     turn,
     view,
 )
@@ -69,14 +69,10 @@ def test_windows_of_several_images_are_those_of_each_alone() -> None:
     torch.testing.assert_close(together, torch.cat(apart))
 
 
-def weights(values: list[float]) -> np.ndarray:
-    return np.array(values, np.float32)
-
-
-def test_mixed_bands_stay_within_gray() -> None:
+def test_bands_become_colours_within_0_and_1() -> None:
     image = torch.rand(4, 5, 5)
-    bands = image[:3]
-    torch.testing.assert_close(mix_to_gray(image, weights([0.0, 1.0, 0.0])), image[[1, 3]])
-    torch.testing.assert_close(mix_to_gray(image, weights([-1.0, 0.0, 0.0]))[0], 1 - bands[0])
-    mixed = mix_to_gray(image, weights([0.5, -0.3, 0.2]))[0]
-    assert mixed.min() >= 0 and mixed.max() <= 1
+    weights = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.5, -0.3, 0.2]], np.float32)
+    green, inverse, mixed, valid = mix_bands(image, weights)
+    torch.testing.assert_close(torch.stack([green, valid]), image[[1, 3]])
+    torch.testing.assert_close(inverse, 1 - image[0])
+    torch.testing.assert_close(mixed, 0.5 * image[0] + 0.3 * (1 - image[1]) + 0.2 * image[2])

@@ -1,8 +1,8 @@
 """What a task tells export, which quantizes: real inputs to measure ranges on, and what an answer is worth.
 
 A task is found by the ``task`` of a checkpoint. A package adds one through the entry-point group
-``kittiwake.tasks``: the entry point's name is the task's and it points at a callable without arguments that
-returns a :class:`Task`. A model without a task can be exported in float, not in int8.
+``kittiwake.tasks``: the entry point's name is the task's and it points at a callable that takes the network's
+inputs and returns a :class:`Task`. A model without a task can be exported in float, not in int8.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from kittiwake_runtime.machine import usable_cpus
+from kittiwake_runtime.manifest import TensorSpec
 from kittiwake_training.errors import TrainingError
 
 GROUP = "kittiwake.tasks"
@@ -102,18 +103,18 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], title: s
         torch.set_num_threads(threads)
 
 
-def find_task(name: str) -> Task:
-    """The task of that name.
+def find_task(name: str, inputs: Sequence[TensorSpec]) -> Task:
+    """The task of that name, for a network of these inputs.
 
     Raises:
         TrainingError: nobody registered it.
     """
     if name in BUILT_IN:
         module, _, factory = BUILT_IN[name].partition(":")
-        return getattr(import_module(module), factory)()
+        return getattr(import_module(module), factory)(inputs)
     for point in entry_points(group=GROUP):
         if point.name == name:
-            return point.load()()
+            return point.load()(inputs)
     raise TrainingError(
         f"nothing is known of the task '{name}' but its name: no calibration data, no measure of accuracy",
         f"register it in the entry-point group '{GROUP}'; see kittiwake_training/tasks.py",

@@ -18,6 +18,9 @@ from .footprint import DISC_PX, disc_mask
 
 Float32 = npt.NDArray[np.float32]
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey: ITU-R BT.601, as OpenCV's."""
+
 
 class Descriptor:
     """Describes views with an open engine of the task ``localization.descriptor``.

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kittiwake_runtime.errors import MapError
+from kittiwake_runtime.localization.descriptor import LUMA
 from kittiwake_runtime.localization.frames import Grid
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ Floats = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 Bounds = tuple[float, float, float, float]
 Window = tuple[int, int, int, int]
-
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""Weights of red, green and blue in grey: ITU-R BT.601, as OpenCV's."""
 
 _NODE_STEP = 16
 """Samples between the nodes at which PROJ is asked; between them its answer is interpolated. Over 16 samples
@@ -67,7 +65,7 @@ class Samples:
     @property
     def gray(self) -> Float32:
         """(H, W) float32 in [0, 1]."""
-        return np.asarray(self.colour @ _LUMA, np.float32)
+        return np.asarray(self.colour @ np.array(LUMA, np.float32), np.float32)
 
     @property
     def rgb(self) -> npt.NDArray[np.uint8]:

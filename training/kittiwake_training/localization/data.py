@@ -7,7 +7,7 @@ For each pair, drawn anew:
 - the map's side is a window of 63 px at a random spot and rotation, seen in full, so that local contrast
   finds the surroundings that it has in a dense pass; the model then describes the window's central 33 px;
 - the query's side is the other date at the same spot, up to half a cell off, with an error of scale and a
-  slight tilt, seen from any heading, its bands mixed to gray at random, its light changed, and cut to the
+  slight tilt, seen from any heading, its bands mixed at random, its light changed, and cut to the
   disc; it is then turned to the map's rotation, up to 5 degrees off, as the runtime turns it for each assumed
   heading;
 - some pairs stand on the spot of another pair but turned, so that the descriptor must tell headings apart.
@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kittiwake_runtime.localization.descriptor import LUMA
 from kittiwake_training.distributed import ALONE, Peers
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.model import CELL_PX, DISC_PX, HALO_PX
@@ -36,7 +37,7 @@ from kittiwake_training.localization.views import (
     Chance,
     disc,
     margin_px,
-    mix_to_gray,
+    mix_bands,
     observe,
     per_pair,
     turn,
@@ -46,6 +47,8 @@ from kittiwake_training.localization.views import (
 WINDOW_PX = DISC_PX + 2 * HALO_PX
 MIN_SEEN = 0.7
 """Share of a disc that must show ground on both sides."""
+OTHER_COLOURS = 0.15
+"""Share of groups in colour whose query has other colours than its map."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ class Pairs:
     """A batch.
 
     Args:
-        query: (N, 2, 33, 33) float32, gray times mask and mask.
-        window: (N, 2, 63, 63) float32, the same for the map.
+        query: (N, C + 1, 33, 33) float32, gray or colours times mask, and mask.
+        window: (N, C + 1, 63, 63) float32, the same for the map.
         excluded: (N, N) bool, see :func:`~kittiwake_training.localization.losses.info_nce`.
         usable: (N,) bool, both sides show enough ground.
     """
@@ -116,10 +119,17 @@ class PairSampler:
         device: where pairs are made.
         seed: with the step, decides everything.
         peers: processes that share a batch's groups.
+        colours: 1 for pairs in gray, 3 for red, green and blue.
     """
 
     def __init__(
-        self, places: list[Place], config: SamplerConfig, device: torch.device, seed: int, peers: Peers = ALONE
+        self,
+        places: list[Place],
+        config: SamplerConfig,
+        device: torch.device,
+        seed: int,
+        peers: Peers = ALONE,
+        colours: int = 1,
     ) -> None:
         if not places:
             raise TrainingError("there is no place to train on", "prepare data, or set world_places above 0")
@@ -131,7 +141,7 @@ class PairSampler:
                 f"{self.groups} places a batch can't be shared out to {peers.count} processes",
                 "set sampler.groups to a multiple of the devices, or train on more places",
             )
-        self.config, self.peers = config, peers
+        self.config, self.peers, self.colours = config, peers, colours
         self.seed = seed
         self.device = device
         self.places = [to_device(place, device) for place in places]
@@ -152,8 +162,10 @@ class PairSampler:
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         step = _draw_step(place, self.config, rng)
         map_date, query_date = rng.choice(len(place.pixels), size=2, replace=False)
-        map_image = mix_to_gray(place.image(int(map_date)), _draw_mix(place, change, rng))
-        query_image = mix_to_gray(place.image(int(query_date)), _draw_mix(place, change, rng))
+        draw = _draw_grays if self.colours == 1 else _draw_colours
+        for_map, for_query = draw(place, change, rng)
+        map_image = mix_bands(place.image(int(map_date)), for_map)
+        query_image = mix_bands(place.image(int(query_date)), for_query)
         if rng.random() < 0.5:
             map_image, query_image = map_image.flip(-1), query_image.flip(-1)
         return _Group(map_image, query_image, step, rng.uniform(1 / change.gain, change.gain), generator)
@@ -166,21 +178,21 @@ class PairSampler:
         window = view([group.map_image for group in groups], centre, angle, steps, WINDOW_PX)
         gamma, step = per_pair([(group.gamma, group.step) for group in groups], each, self.device).split(1, dim=1)
         seen = window[:, -1:] > 0.999
-        gray = window[:, :1].clamp(min=1e-4) ** gamma[:, :, None, None]
-        window = torch.cat([gray * seen, seen], dim=1)
+        lit = window[:, :-1].clamp(min=1e-4) ** gamma[:, :, None, None]
+        window = torch.cat([lit * seen, seen], dim=1)
 
         heading, error = math.pi * chance.uniform(), math.radians(change.turn_deg) * chance.uniform()
         query = observe([group.query_image for group in groups], centre, heading, steps, change, chance)
         query = turn(query, angle + error - heading)
         core = disc(self.device)
-        seen_on_map = (window[:, 1, HALO_PX:-HALO_PX, HALO_PX:-HALO_PX] * core).sum(dim=(1, 2))
+        seen_on_map = (window[:, -1, HALO_PX:-HALO_PX, HALO_PX:-HALO_PX] * core).sum(dim=(1, 2))
         whole = core.sum(), disc(self.device, change.disc_px).sum()
         near = _neighbours((centre / step).view(-1, each, 2), angle.view(-1, each), config.neighbour_cells)
         return Pairs(
             query=query,
             window=window,
             excluded=torch.block_diag(*near),
-            usable=(seen_on_map > MIN_SEEN * whole[0]) & (query[:, 1].sum(dim=(1, 2)) > MIN_SEEN * whole[1]),
+            usable=(seen_on_map > MIN_SEEN * whole[0]) & (query[:, -1].sum(dim=(1, 2)) > MIN_SEEN * whole[1]),
         )
 
 
@@ -189,7 +201,7 @@ class _Group:
     """What the pairs of a group have in common.
 
     Args:
-        map_image: (2, H, W) float32, gray and validity of one date.
+        map_image: (C + 1, H, W) float32, gray or colours, and validity of one date.
         query_image: the same of the other.
         step: image pixels a sample.
         gamma: of the map's light.
@@ -203,9 +215,20 @@ class _Group:
     generator: torch.Generator
 
 
-def camera_gray(place: DevicePlace) -> NDArray[np.float32]:
-    """(C,) weights that make gray as a camera sees it."""
-    return np.array(place.place.gray, np.float32)
+def camera_colours(place: DevicePlace, colours: int) -> NDArray[np.float32]:
+    """Weights of the bands as a camera sees them.
+
+    Args:
+        place: imagery of one band is gray; of more, the first three stand for red, green and blue, whatever they are.
+        colours: 1 for gray, else 3.
+
+    Returns:
+        (colours, C) float32.
+    """
+    gray = np.array([place.place.gray], np.float32)
+    if colours == 1 or gray.shape[1] < 3:
+        return np.repeat(gray, colours, axis=0)
+    return np.eye(3, gray.shape[1], dtype=np.float32)
 
 
 def _place_shares(places: list[Place], world_share: float) -> NDArray[np.float64]:
@@ -240,11 +263,43 @@ def _draw_spots(groups: Sequence[_Group], turned_share: float, chance: Chance) -
     return centre.view(-1, 2), angle.view(-1)
 
 
-def _draw_mix(place: DevicePlace, change: AugmentationConfig, rng: np.random.Generator) -> NDArray[np.float32]:
-    """(C,) weights: as a camera sees it, or any mixture, perhaps with a negative band."""
+def _draw_grays(
+    place: DevicePlace, change: AugmentationConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(1, C) weights of map and query: each as a camera sees it, or any mixture, perhaps with a negative band."""
+
+    def draw() -> NDArray[np.float32]:
+        if len(place.place.gray) == 1 or rng.random() >= change.mix_share:
+            return camera_colours(place, 1)
+        return _any_mixture(len(place.place.gray), change, rng)[None]
+
+    return draw(), draw()
+
+
+def _draw_colours(
+    place: DevicePlace, change: AugmentationConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(3, C) weights of map and query: of a camera's colours, or of any three mixtures of the bands.
+
+    Mostly both sides have the same, for a colour has to mean something; either may be gray all the same.
+    """
     count = len(place.place.gray)
-    if count == 1 or rng.random() >= change.mix_share:
-        return camera_gray(place)
+
+    def draw() -> NDArray[np.float32]:
+        if count < 3 or rng.random() >= change.mix_share:
+            return camera_colours(place, 3)
+        return np.stack([_any_mixture(count, change, rng) for _ in range(3)])
+
+    shared = draw()
+    sides = (shared, draw() if rng.random() < OTHER_COLOURS else shared)
+    for_map, for_query = (
+        np.repeat(np.array([LUMA], np.float32) @ side, 3, axis=0) if rng.random() < change.gray_share else side
+        for side in sides
+    )
+    return for_map, for_query
+
+
+def _any_mixture(count: int, change: AugmentationConfig, rng: np.random.Generator) -> NDArray[np.float32]:
     weights = rng.dirichlet(np.ones(count)).astype(np.float32)
     if rng.random() < change.inverse_share:
         weights[rng.integers(count)] *= -1

@@ -36,6 +36,7 @@ class DescriptorLesson:
     def __init__(self, meta: Mapping[str, Any], settings: Sequence[str], sources: Sources) -> None:
         recorded = from_mapping(LocalizationConfig, meta["training"]["config"])
         self.config = replace(with_settings(recorded, settings), init="")
+        self.colours = meta["model"]["config"].get("colours", 1)
         places = gather_places(self.config, sources.data, sources.cache / "world", (), sources.workers)
         self.training = [place for place in places if place.split == "train"]
         self.held_out = [place for place in places if place.split == "validation"]
@@ -53,7 +54,7 @@ class DescriptorLesson:
     def losses(self, teacher: nn.Module, weight: float, device: torch.device) -> LossFunction:
         """See the class."""
         config = self.config
-        sampler = PairSampler(self.training, config.sampler, device, config.seed)
+        sampler = PairSampler(self.training, config.sampler, device, config.seed, colours=self.colours)
 
         def losses(encoder: nn.Module, step: int, progress: float) -> dict[str, Tensor]:
             if progress >= config.freeze_norm_at:

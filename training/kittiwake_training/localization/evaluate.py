@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from kittiwake_training.localization.data import DevicePlace, camera_gray, to_device
+from kittiwake_training.localization.data import DevicePlace, camera_colours, to_device
 from kittiwake_training.localization.model import CELL_PX, DISC_PX
 from kittiwake_training.localization.places import WORLD, Place
-from kittiwake_training.localization.views import AugmentationConfig, Chance, disc, mix_to_gray, observe, turn, view
+from kittiwake_training.localization.views import AugmentationConfig, Chance, disc, mix_bands, observe, turn, view
 
 HEADINGS = 36
 NEAR_CELLS = 3.0
@@ -133,11 +133,11 @@ def scored_queries(
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
     centre, heading = _draw_states(valid, count, generator)
     pixel = (centre * CELL_PX + (DISC_PX - 1) / 2) * step
-    image = mix_to_gray(place.image(query_date), camera_gray(place))
+    image = mix_bands(place.image(query_date), camera_colours(place, model.colours))
     seen = observe([image], pixel, heading, [step], flight, Chance([generator], count))
     assumed = torch.arange(HEADINGS, device=device) * (2 * math.pi / HEADINGS)
     for i in range(count):
-        if seen[i, 1].sum() < 0.7 * disc(device, flight.disc_px).sum():
+        if seen[i, -1].sum() < 0.7 * disc(device, flight.disc_px).sum():
             continue
         views = turn(seen[i : i + 1].expand(HEADINGS, -1, -1, -1), -assumed)
         queries = model(views)[:, :, 0, 0]
@@ -147,7 +147,7 @@ def scored_queries(
 
 def _describe_map(model: nn.Module, place: DevicePlace, date: int, step: float) -> tuple[Tensor, Tensor]:
     """(D, h, w) descriptors of one date at a sample distance, and (h, w) bool where a whole disc is seen."""
-    image = mix_to_gray(place.image(date), camera_gray(place))
+    image = mix_bands(place.image(date), camera_colours(place, model.colours))
     height, width = image.shape[1:]
     size = int((max(height, width) - 1) / step) + 1
     # One unrotated window whose first sample lies on the first pixel's centre.
@@ -155,7 +155,7 @@ def _describe_map(model: nn.Module, place: DevicePlace, date: int, step: float) 
     seen = view([image], middle, torch.zeros(1, device=image.device), [step], size)
     seen = seen[:, :, : int((height - 1) / step) + 1, : int((width - 1) / step) + 1]
     mask = (seen[:, -1:] > 0.999).float()
-    descriptors = model(torch.cat([seen[:, :1].clamp(0, 1) * mask, mask], dim=1))[0]
+    descriptors = model(torch.cat([seen[:, :-1].clamp(0, 1) * mask, mask], dim=1))[0]
     share = functional.conv2d(mask, disc(image.device)[None, None], stride=CELL_PX)[0, 0]
     return descriptors, share > 0.99 * disc(image.device).sum()
 

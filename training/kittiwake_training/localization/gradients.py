@@ -32,6 +32,7 @@ class GradientDescriptor(nn.Module):
     pixel."""
 
     dim = DIRECTIONS * sum(count for count, _, _ in RINGS)
+    colours = 1
 
     def __init__(self) -> None:
         super().__init__()

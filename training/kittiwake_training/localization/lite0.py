@@ -60,6 +60,8 @@ class Lite0Descriptor(nn.Module):
         blocks: for each of the ten blocks its depthwise channels and its output's; None for the published ones.
     """
 
+    colours = 1
+
     def __init__(
         self,
         dim: int = 64,

@@ -4,7 +4,8 @@ One idea: everything between pixels and descriptor lies inside the graph and is 
 described in one dense pass, a single 33 x 33 patch gives one vector, and both come from the same arithmetic.
 
 1. ``LocalContrast`` subtracts from every seen pixel the mean of its seen surroundings and divides by their
-   spread, both Gaussian-weighted, at one scale or several: gain, offset and slow shading vanish.
+   spread, both Gaussian-weighted, at one scale or several: gain, offset and slow shading vanish. Of a view in
+   colour it does so to luma and to what red and blue have beyond it; a gray one has nothing there.
 2. Nine unpadded 3 x 3 convolutions, the second with stride 2, then a 1 x 1: a receptive field of exactly
    33 px and one vector every 2 px. Six of them are three residual blocks whose skip is a centre crop.
 3. The vector is scaled to unit length, so that a dot product is a cosine.
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from kittiwake_runtime.localization.descriptor import LUMA
 from kittiwake_training.errors import TrainingError
 
 DISC_PX = 33
@@ -39,6 +41,8 @@ HALO_PX = 15
 class LocalContrast(nn.Module):
     """Masked local normalization: (x - mean) / spread over Gaussian neighbourhoods of seen pixels.
 
+    What is normalized is gray, or of a view in colour luma, red less luma, and blue less luma.
+
     Each Gaussian is cut at 15 px; sums run over zeros beyond the border, where nothing is seen either. The
     results are clamped to +-3 and zero where unseen. Never below float32: the variance is a difference of near-equal
     numbers, which half precision can't hold.
@@ -49,32 +53,48 @@ class LocalContrast(nn.Module):
 
     Args:
         sigmas_px: one neighbourhood each: a narrow one shows borders, a wide one the tones of fields.
+        colours: of a view; 1 for gray, 3 for red, green and blue.
     """
 
     spread_floor = 0.01
+    chroma_floor = 0.02
     limit = 3.0
 
-    def __init__(self, sigmas_px: Sequence[float] = (5.0,)) -> None:
+    def __init__(self, sigmas_px: Sequence[float] = (5.0,), colours: int = 1) -> None:
         super().__init__()
-        self.scales = len(sigmas_px)
+        self.scales, self.colours = len(sigmas_px), colours
         taps = torch.arange(-HALO_PX - 1, HALO_PX + 2, dtype=torch.float32)
         kernels = torch.exp(-0.5 * (taps / torch.tensor(sigmas_px)[:, None]) ** 2)
         kernels[:, [0, -1]] = 0.0  # what lies farther off than the halo
         self.register_buffer("kernels", kernels / kernels.sum(dim=1, keepdim=True), persistent=False)
 
     def forward(self, view: Tensor) -> Tensor:
-        """(N, 2, H, W) gray times mask and mask -> (N, scales + 1, H, W) normalized grays and mask, float32."""
+        """(N, colours + 1, H, W) colours times mask, and mask -> (N, colours scales + 1, H, W) float32.
+
+        Normalized luma at each scale, the mask, then red and blue.
+        """
         with torch.autocast(view.device.type, enabled=False):
             view = view.to(torch.promote_types(view.dtype, torch.float32))
-            mask = view[:, 1:]
-            # Around mid-gray the squares are small, so the variance keeps its digits.
-            gray = view[:, :1] - 0.5 * mask
-            seen, first, second = self._blurred([mask, gray, gray * gray]).unbind(dim=3)
+            mask = view[:, -1:]
+            planes = self._planes(view[:, :-1], mask)
+            seen, *moments = self._blurred([mask, *planes, *(plane * plane for plane in planes)]).unbind(dim=3)
             weight = seen + 1e-6
-            mean = first / weight
-            variance = (second / weight - mean * mean).clamp(min=0.0)
-            contrast = (gray - mean) / torch.sqrt(variance + self.spread_floor**2)
-            return torch.cat([contrast.clamp(-self.limit, self.limit) * mask, mask], dim=1)
+            contrasts = []
+            for number, plane in enumerate(planes):
+                mean = moments[number] / weight
+                variance = (moments[number + len(planes)] / weight - mean * mean).clamp(min=0.0)
+                floor = self.chroma_floor if number else self.spread_floor
+                contrast = (plane - mean) / torch.sqrt(variance + floor**2)
+                contrasts.append(contrast.clamp(-self.limit, self.limit) * mask)
+            return torch.cat([contrasts[0], mask, *contrasts[1:]], dim=1)
+
+    def _planes(self, colours: Tensor, mask: Tensor) -> list[Tensor]:
+        """What is normalized, each (N, 1, H, W) and around zero: squares are small, and the variance keeps its digits."""
+        if self.colours == 1:
+            return [colours - 0.5 * mask]
+        red, green, blue = colours.split(1, dim=1)
+        luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+        return [luma - 0.5 * mask, red - luma, blue - luma]
 
     def _blurred(self, images: Sequence[Tensor]) -> Tensor:
         """M of (N, 1, H, W) -> (N, scales, H, M, W), each with every kernel; zeros beyond the border."""
@@ -129,23 +149,29 @@ class DescriptorCNN(nn.Module):
         sigmas_px: neighbourhoods of ``LocalContrast``.
         widths: channels of single layers, as pruning leaves them: of the first layer, the second, the third and
             all blocks' outputs together, and within each of the three blocks. Empty: as ``width`` says.
+        colours: of a view; 1 for gray, 3 for red, green and blue.
 
     With the defaults it has 0.99 M parameters and costs 0.49 MFLOP a map pixel.
     """
 
     def __init__(
-        self, width: int = 128, dim: int = 48, sigmas_px: Sequence[float] = (5.0,), widths: Sequence[int] = ()
+        self,
+        width: int = 128,
+        dim: int = 48,
+        sigmas_px: Sequence[float] = (5.0,),
+        widths: Sequence[int] = (),
+        colours: int = 1,
     ) -> None:
         super().__init__()
-        self.width, self.dim = width, dim
+        self.width, self.dim, self.colours = width, dim, colours
         first, second, trunk, *inner = widths or (width // 4, width // 2, *[width] * 4)
         if len(inner) != BLOCKS:
             raise TrainingError(
                 f"widths {list(widths)}: expected {3 + BLOCKS} numbers, one for each layer that has any"
             )
-        self.contrast = LocalContrast(sigmas_px)
+        self.contrast = LocalContrast(sigmas_px, colours)
         self.stem = nn.Sequential(
-            ConvNorm(len(sigmas_px) + 1, first),
+            ConvNorm(colours * len(sigmas_px) + 1, first),
             nn.ReLU(),
             ConvNorm(first, second, stride=CELL_PX),
             nn.ReLU(),
@@ -159,7 +185,8 @@ class DescriptorCNN(nn.Module):
         """Describe views of the ground.
 
         Args:
-            view: (N, 2, H, W) float32, H, W >= 33: gray in [0, 1] times mask, and mask (1 seen, 0 unseen).
+            view: (N, colours + 1, H, W) float32, H, W >= 33: gray, or red, green and blue, in [0, 1] times mask,
+                and mask (1 seen, 0 unseen).
 
         Returns:
             (N, dim, (H - 33) // 2 + 1, (W - 33) // 2 + 1) float32 of unit length over ``dim``; entry (r, c)
@@ -170,6 +197,13 @@ class DescriptorCNN(nn.Module):
     def describe(self, contrast: Tensor) -> Tensor:
         """The same from what ``self.contrast`` gave, float32."""
         return unit_length(self.head(self.blocks(self.stem(contrast))))
+
+    def widened(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state of a gray network of this size, to start from: it says nothing of red and blue."""
+        first = "stem.0.0.weight"
+        weight = torch.zeros_like(self.stem[0][0].weight)
+        weight[:, : state[first].shape[1]] = state[first]
+        return {**state, first: weight}
 
     @property
     def untouched(self) -> tuple[nn.Module, ...]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from kittiwake_training.errors import TrainingError
 
-LUMA = (0.299, 0.587, 0.114)
 WORLD = "world"
 """The source of procedural places."""
 SPLITS = ("train", "validation")

@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kittiwake_training.localization.places import LUMA, WORLD, Place
+from kittiwake_runtime.localization.descriptor import LUMA
+from kittiwake_training.localization.places import WORLD, Place
 
 Float32 = NDArray[np.float32]
 

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from kittiwake_runtime.localization.descriptor import LUMA
 from kittiwake_training.errors import TrainingError
-from kittiwake_training.localization.places import LUMA, WORLD, Place, load_place
+from kittiwake_training.localization.places import WORLD, Place, load_place
 from kittiwake_training.localization.prairie import prairie_place
 
 TEST_ONLY = frozenset({"ns_forest"})

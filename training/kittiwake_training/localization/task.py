@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kittiwake_runtime.manifest import TensorSpec
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.data import PairSampler, SamplerConfig, to_device
 from kittiwake_training.localization.evaluate import NEAR_CELLS, EvaluationConfig, scored_queries
@@ -24,12 +26,14 @@ class DescriptorTask:
     """Recall of single views: the share whose best cell lies within 3 cells of the truth.
 
     Args:
+        inputs: what the network takes; its view may be gray or in colour.
         queries: per held-out place and distance of samples.
     """
 
     allowed_loss = 0.5
 
-    def __init__(self, queries: int = 144) -> None:
+    def __init__(self, inputs: Sequence[TensorSpec], queries: int = 144) -> None:
+        self.colours = int(inputs[0].shape[1]) - 1
         self.queries = queries
 
     def calibration(self, data: Path) -> Calibration:
@@ -43,7 +47,9 @@ class DescriptorTask:
         """
         places = _real(data, "train")
         places = places[:: max(1, len(places) // _CALIBRATION_PLACES)][:_CALIBRATION_PLACES]
-        sampler = PairSampler(places, SamplerConfig(pairs=256, groups=min(8, len(places))), _CPU, seed=0)
+        sampler = PairSampler(
+            places, SamplerConfig(pairs=256, groups=min(8, len(places))), _CPU, 0, colours=self.colours
+        )
         inputs = []
         for step in range(_BATCHES):
             pairs = sampler.batch(step)
@@ -56,7 +62,7 @@ class DescriptorTask:
         """Find queries from held-out places on another date's map, as in evaluate.py.
 
         Args:
-            infer: {"view": (N, 2, H, W)} to {"descriptor": (N, D, h, w)}, float32.
+            infer: {"view": (N, colours + 1, H, W)} to {"descriptor": (N, D, h, w)}, float32.
             data: as for :meth:`calibration`.
 
         Raises:
@@ -64,7 +70,9 @@ class DescriptorTask:
         """
         places = _real(data, "validation")
         numbered = list(enumerate(places))
-        found = side_by_side(lambda item: self._hits(_Inferring(infer), *item), numbered, "recall by place")
+        found = side_by_side(
+            lambda item: self._hits(_Inferring(infer, self.colours), *item), numbered, "recall by place"
+        )
         groups = np.repeat(np.arange(len(places)), [len(hits) for hits in found])
         return Trial("recall_3_cells", "%", "validation, real places", np.concatenate(found), groups)
 
@@ -81,9 +89,9 @@ class DescriptorTask:
 class _Inferring(nn.Module):
     """An inference in the place of the network in torch."""
 
-    def __init__(self, infer: Infer) -> None:
+    def __init__(self, infer: Infer, colours: int) -> None:
         super().__init__()
-        self.infer = infer
+        self.infer, self.colours = infer, colours
 
     def forward(self, view: Tensor) -> Tensor:
         return torch.from_numpy(self.infer({"view": view.contiguous().numpy()})["descriptor"])

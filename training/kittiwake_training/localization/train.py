@@ -31,6 +31,7 @@ from kittiwake_training.registry import build_model
 from kittiwake_training.trainer import Fabric, LossFunction, TrainerConfig, fit, make_fabric, replace_file
 
 CONFIG = "config.json"
+CNN = "localization.cnn"
 MAP_HELD_OUT = 0.25
 """Share of an operator's own area that validates."""
 
@@ -43,6 +44,7 @@ class CnnConfig:
     dim: int = 48
     sigmas_px: tuple[float, ...] = (5.0, 12.0)
     widths: tuple[int, ...] = ()
+    colours: int = 3
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,13 @@ class LocalizationConfig:
         name: the checkpoint's, and the bundle's that is made of it.
         model: the registry's key. ``localization.lite0`` starts from weights of ImageNet and takes ``cnn.dim`` and
             ``cnn.sigmas_px``; ``localization.capsules`` takes ``cnn.width`` besides; ``localization.gradients`` is
-            hand-made: it is only calibrated.
+            hand-made: it is only calibrated. These three see gray.
         seed: of weights, batches and evaluation.
         temperature: of the loss.
         freeze_norm_at: share of the steps after which batch normalization keeps its running statistics, so
             that the last steps train the network as it will run.
-        init: a checkpoint to start from, whose model and size are taken. Empty: start from fresh weights.
+        init: a checkpoint to start from, whose model and size are taken; a gray one learns colours besides unless
+            ``cnn.colours`` is 1. Empty: start from fresh weights.
         cnn: size of the network, when it is one.
         sampler: how pairs are drawn.
         world: the procedural places.
@@ -86,7 +89,7 @@ class LocalizationConfig:
     """
 
     name: str = "localization-descriptor"
-    model: str = "localization.cnn"
+    model: str = CNN
     seed: int = 0
     temperature: float = 0.07
     freeze_norm_at: float = 0.8
@@ -106,7 +109,7 @@ class PairEncoder(nn.Module):
         self.model = model
 
     def forward(self, query: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 2, 33, 33) and (N, 2, 63, 63) -> twice (N, D) float32."""
+        """(N, C + 1, 33, 33) and (N, C + 1, 63, 63) -> twice (N, D) float32."""
         core = self.model.contrast(window)[:, :, HALO_PX:-HALO_PX, HALO_PX:-HALO_PX]
         both = torch.cat([self.model.contrast(query), core])
         described = self.model.describe(both.contiguous(memory_format=torch.channels_last))
@@ -192,7 +195,7 @@ def train_model(
         return model, 0
     peers = Peers(fabric.global_rank, fabric.world_size)
     training = [place for place in places if place.split == "train"]
-    sampler = PairSampler(training, config.sampler, fabric.device, config.seed, peers)
+    sampler = PairSampler(training, config.sampler, fabric.device, config.seed, peers, model.colours)
     encoder = PairEncoder(model).to(memory_format=torch.channels_last)
     losses = pair_losses(config, sampler, peers)
     progress = fit(fabric, encoder, losses, config.trainer, output, resume=resume, stop_after_s=stop_after_s)
@@ -229,9 +232,13 @@ def make_model(config: LocalizationConfig) -> nn.Module:
             model.load_imagenet()
         return model
     start = load_checkpoint(Path(config.init))
-    if start.meta["model"] != {"key": key, "config": settings}:
+    if start.meta["model"] == {"key": key, "config": settings}:
+        return start.model
+    if start.meta["model"] != {"key": key, "config": _in_gray(settings)}:
         raise TrainingError(f"{config.init} is a {start.meta['model']}, the config asks for {key} {settings}")
-    return start.model
+    model = build_model(key, settings)
+    model.load_state_dict(model.widened(start.model.state_dict()))
+    return model
 
 
 def sized_as_init(config: LocalizationConfig) -> LocalizationConfig:
@@ -246,7 +253,8 @@ def sized_as_init(config: LocalizationConfig) -> LocalizationConfig:
     size = {name: tuple(value) if isinstance(value, list) else value for name, value in model["config"].items()}
     known = {name: value for name, value in size.items() if name in {f.name for f in fields(CnnConfig)}}
     sized = replace(config, model=model["key"], cnn=replace(config.cnn, **{"widths": (), **known}))
-    if model["key"].partition(".")[0] != "localization" or model_settings(sized) != model["config"]:
+    fits = model["config"] in (model_settings(sized), _in_gray(model_settings(sized)))
+    if model["key"].partition(".")[0] != "localization" or not fits:
         raise TrainingError(f"{config.init} is a {model['key']}, which is not trained for localization")
     return sized
 
@@ -261,12 +269,21 @@ def model_settings(config: LocalizationConfig) -> dict[str, Any]:
         size["width"] = cnn.width
     if cnn.widths:
         size["widths"] = list(cnn.widths)
+    if key == CNN and cnn.colours != 1:
+        size["colours"] = cnn.colours
     return size
+
+
+def _in_gray(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the network that sees no colours."""
+    return {name: value for name, value in settings.items() if name != "colours"}
 
 
 def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, Any]:
     """The fields of ``checkpoint.json`` that are known before evaluation."""
     dim = 48 if config.model == "localization.gradients" else config.cnn.dim
+    colours = model_settings(config).get("colours", 1)
+    seen = "gray" if colours == 1 else "red, green and blue, each"
     before = load_checkpoint(Path(config.init)).meta if config.init else {}
     pruned = {name: facts for name, facts in before.get("training", {}).items() if name == "pruning"}
     return {
@@ -280,9 +297,9 @@ def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, A
             {
                 "name": "view",
                 "dtype": "float32",
-                "shape": ["N", 2, "H", "W"],
+                "shape": ["N", colours + 1, "H", "W"],
                 "units": "1",
-                "meaning": "gray in [0, 1] times mask; mask, 1 where the ground was seen",
+                "meaning": f"{seen} in [0, 1] times mask; mask, 1 where the ground was seen",
             }
         ],
         "outputs": [
@@ -307,7 +324,7 @@ def describe_run(config: LocalizationConfig, places: list[Place]) -> dict[str, A
             "gray": "0.299 R + 0.587 G + 0.114 B, 0..255 to 0..1",
         },
         "tolerance": 1e-3,
-        **({"provider_options": {"cuda": {"fuse_conv_bias": True}}} if config.model == "localization.cnn" else {}),
+        **({"provider_options": {"cuda": {"fuse_conv_bias": True}}} if config.model == CNN else {}),
         "training": {
             "data": [
                 {

@@ -26,8 +26,10 @@ class AugmentationConfig:
         tilt: greatest relative change of scale from the disc's centre to its edge.
         gain: gain and gamma lie between 1 / this and this.
         noise: greatest standard deviation of pixel noise, of full scale.
-        mix_share: share of groups, on each side, whose bands are mixed to gray at random.
+        mix_share: share of groups, on each side, whose bands are mixed to gray, or to other colours, at random.
         inverse_share: share of those mixtures in which one band counts negative.
+        tint: greatest relative change of single colours.
+        gray_share: share of groups in colour, on each side, that are gray all the same.
         cut_share: share of queries of which the image's border cuts off a piece.
         disc_px: diameter of the disc that a query shows; at most the receptive field.
         turned_share: share of pairs that stand on another pair's spot, turned by more than 30 degrees.
@@ -41,6 +43,8 @@ class AugmentationConfig:
     noise: float = 0.03
     mix_share: float = 0.5
     inverse_share: float = 0.15
+    tint: float = 0.12
+    gray_share: float = 0.2
     cut_share: float = 0.15
     disc_px: float = DISC_PX
     turned_share: float = 0.2
@@ -161,19 +165,19 @@ def turn(seen: Tensor, angle: Tensor) -> Tensor:
     """Rotate patches about their centre, as the runtime does for each assumed heading.
 
     Args:
-        seen: (N, 2, 33, 33) gray times mask, and mask.
+        seen: (N, C + 1, 33, 33) gray or colours times mask, and mask.
         angle: (N,) radians; the new picture's right points this far clockwise of the old one's right.
 
     Returns:
-        (N, 2, 33, 33) float32, cut to the disc.
+        (N, C + 1, 33, 33) float32, cut to the disc.
     """
     axis = torch.arange(DISC_PX, device=seen.device) - (DISC_PX - 1) / 2
     down, right = torch.meshgrid(axis, axis, indexing="ij")
     cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
     grid = torch.stack([cosine * right - sine * down, sine * right + cosine * down], dim=-1)
     turned = functional.grid_sample(seen, grid * (2 / DISC_PX), align_corners=False)
-    mask = (turned[:, 1:] > 0.5) & (disc(seen.device) > 0)
-    return torch.cat([turned[:, :1] / turned[:, 1:].clamp(min=1e-6) * mask, mask], dim=1)
+    mask = (turned[:, -1:] > 0.5) & (disc(seen.device) > 0)
+    return torch.cat([turned[:, :-1] / turned[:, -1:].clamp(min=1e-6) * mask, mask], dim=1)
 
 
 def observe(
@@ -187,7 +191,7 @@ def observe(
     """What a vehicle sees at each spot, with the errors of ``change``, in its own frame.
 
     Args:
-        images: of (2, H, W) float32 each, gray and validity.
+        images: of (C + 1, H, W) float32 each, gray or colours, and validity.
         centre: (N, 2) true spots in their images' pixels, one image's after another's.
         angle: (N,) radians, where the vehicle's right points, clockwise of the image's right.
         steps: image pixels a sample, of each image.
@@ -195,7 +199,7 @@ def observe(
         chance: their source.
 
     Returns:
-        (N, 2, 33, 33) float32, gray times mask and mask, in the disc.
+        (N, C + 1, 33, 33) float32, gray or colours times mask, and mask, in the disc.
     """
     device = centre.device
     step = per_pair([[step] for step in steps], len(centre) // len(images), device)
@@ -204,14 +208,17 @@ def observe(
     tilt = chance.uniform(2) * change.tilt / (DISC_PX / 2)
     seen = view(images, shifted, angle, steps, DISC_PX, scale=scale, tilt=tilt)
     mask = (seen[:, -1:] > 0.999) & (disc(device, change.disc_px) > 0) & _uncut(change.cut_share, chance)
-    gray = relight(seen[:, :1], change, chance)
-    noise = chance.normal(1, DISC_PX, DISC_PX)
-    gray = (gray + change.noise * chance.uniform(1, 1, 1).abs() * noise).clamp(0.0, 1.0)
-    return torch.cat([gray * mask, mask], dim=1)
+    lit = relight(seen[:, :-1], change, chance)
+    colours = lit.shape[1]
+    if colours > 1:
+        lit = lit * (1 + change.tint * chance.uniform(colours, 1, 1))
+    noise = chance.normal(colours, DISC_PX, DISC_PX)
+    lit = (lit + change.noise * chance.uniform(1, 1, 1).abs() * noise).clamp(0.0, 1.0)
+    return torch.cat([lit * mask, mask], dim=1)
 
 
 def relight(gray: Tensor, change: AugmentationConfig, chance: Chance) -> Tensor:
-    """Blur, slanting light, gamma and gain on (N, 1, S, S) gray, each of random strength."""
+    """Blur, slanting light, gamma and gain on (N, C, S, S), each of random strength and the same for all colours."""
     padded = functional.pad(gray, (1, 1, 1, 1), mode="replicate")
     soft = functional.avg_pool2d(functional.avg_pool2d(padded, 2, stride=1), 2, stride=1)  # 1 2 1 either way
     gray = torch.lerp(gray, soft, chance.uniform(1, 1, 1).abs()).clamp(min=1e-4)
@@ -221,15 +228,20 @@ def relight(gray: Tensor, change: AugmentationConfig, chance: Chance) -> Tensor:
     return gray * (1 + 0.1 * slant)
 
 
-def mix_to_gray(image: Tensor, weights: NDArray[np.float32]) -> Tensor:
-    """(C + 1, H, W) bands and validity, and (C,) weights, some perhaps negative -> (2, H, W) gray in [0, 1], validity.
+def mix_bands(image: Tensor, weights: NDArray[np.float32]) -> Tensor:
+    """Make colours of bands, before any window is cut: sampling is linear, so it may follow.
 
-    Before any window is cut: sampling is linear, so it may follow, and two channels cost less than many.
+    Args:
+        image: (C + 1, H, W) bands and validity.
+        weights: (K, C) of the bands in each colour, some perhaps negative.
+
+    Returns:
+        (K + 1, H, W) float32 colours in [0, 1], and validity.
     """
-    total = float(np.abs(weights).sum())
-    shares = torch.from_numpy(weights / np.float32(total)).to(image.device, non_blocking=True)
-    gray = torch.einsum("cij,c->ij", image[:-1], shares) - float(weights.clip(max=0).sum()) / total
-    return torch.stack([gray, image[-1]])
+    total = np.abs(weights).sum(axis=1, keepdims=True)
+    shares = torch.from_numpy(weights / total).to(image.device, non_blocking=True)
+    least = torch.from_numpy(weights.clip(max=0).sum(axis=1, keepdims=True) / total).to(image.device, non_blocking=True)
+    return torch.cat([torch.einsum("cij,kc->kij", image[:-1], shares) - least[..., None], image[-1:]])
 
 
 def _uncut(share: float, chance: Chance) -> Tensor:
