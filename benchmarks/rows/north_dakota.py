@@ -33,8 +33,6 @@ TUNED = judged(converged=None, updates="<= 4.5", false="0", error_m=None, inside
 LOO = judged(converged=None, updates=None, false="0", error_m=None, inside95=None)
 
 FLIGHTS = 400
-UNKNOWN_FLIGHTS = 100
-"""Nine views an update: one of these costs as much as seven others."""
 SHIPPED_FLIGHTS = 100
 """Of the shipped model beside the fine-tuned one."""
 
@@ -75,7 +73,7 @@ def measure_unknown(run: Run) -> list[Figure]:
     """Height above take-off only; the baseline has no scales to try, and takes the ground to be level with it."""
     note = "true height above ground .7 to 1.3 of the assumed one, walking by .02 an update"
     course = Course(run.north_dakota, 160.0, HeightUnknown())
-    return measure_course(run, "height.unknown", UNKNOWN, course, UNKNOWN_FLIGHTS, quick_flights=1, note=note)
+    return measure_course(run, "height.unknown", UNKNOWN, course, FLIGHTS, quick_flights=1, note=note)
 
 
 def measure_tuned(run: Run) -> list[Figure]:
