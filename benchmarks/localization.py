@@ -30,7 +30,6 @@ ROWS: dict[str, Row[Run]] = {
     "rough": Row(north_dakota.measure_rough, "at 160 m, scale, tilt and height a little wrong"),
     "height": Row(north_dakota.measure_unknown, "at 160 m, height above take-off only"),
     "tuned": Row(north_dakota.measure_tuned, "a fine-tuned model in the half that it has not seen (--tuned-bundle)"),
-    "loo": Row(north_dakota.measure_loo, "a model that left a place out (--loo-bundle)"),
     "baviaans": Row(seasons.measure_baviaans, "aerial over Sentinel-2, 108.5 km2"),
     "snow": Row(seasons.measure_snow, "snow over a summer map, procedural, 100 km2"),
     "realsnow": Row(recall.measure_realsnow, "real snow against summer, one frame"),
@@ -51,7 +50,7 @@ ALL = "all"
 def main() -> int:
     """Measure the rows that were asked for; 1 if one of them could not be."""
     options = parse_options()
-    run = Run(is_quick(), options.flights, options.processes, options.bundle, options.tuned_bundle, options.loo_bundle)
+    run = Run(is_quick(), options.flights, options.processes, options.bundle, options.tuned_bundle)
 
     def measure(name: str) -> list[Figure]:
         return _all(run) if name == ALL else _figures(run, name, options.again)
@@ -73,7 +72,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=usable_cores(), metavar="N", help="one core each (every core)")
     parser.add_argument("--bundle", metavar="PATH", help="bundle's folder or name (the one installed)")
     parser.add_argument("--tuned-bundle", metavar="PATH", help="for row tuned: trained on the western half of the map")
-    parser.add_argument("--loo-bundle", metavar="PATH", help="for row loo")
     return parser.parse_args()
 
 

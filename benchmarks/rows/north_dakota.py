@@ -30,7 +30,6 @@ ND100 = judged(converged=">= 95", updates="<= 15", false="0", error_m=None, insi
 ROUGH = judged(converged=">= 97", updates=None, false="0", error_m="<= 6", inside95=None)
 UNKNOWN = judged(converged=">= 95", updates="<= 12", false="0", error_m=None, inside95=None)
 TUNED = judged(converged=None, updates="<= 4.5", false="0", error_m=None, inside95=None)
-LOO = judged(converged=None, updates=None, false="0", error_m=None, inside95=None)
 
 FLIGHTS = 400
 SHIPPED_FLIGHTS = 100
@@ -88,12 +87,3 @@ def measure_tuned(run: Run) -> list[Figure]:
     shipped = fly_product(run, course, run.count(SHIPPED_FLIGHTS), "nd160, eastern half")
     figures = flight_figures("nd160.tuned", TUNED, ours, of_data(place, of_bundle(bundle)), shipped)
     return noted(figures, f"the baseline is the shipped model on the first {len(shipped)} of these flights")
-
-
-def measure_loo(run: Run) -> list[Figure]:
-    """A model that left a place out of its training."""
-    if run.loo_path is None:
-        raise Skipped("no model that leaves a place out was given; --loo-bundle PATH")
-    bundle, course = find_bundle(run.loo_path), Course(run.north_dakota, 160.0)
-    ours = fly_product(run, course, run.count(FLIGHTS), "nd160.loo", bundle)
-    return flight_figures("nd160.loo", LOO, ours, of_data(course.place, of_bundle(bundle)))

@@ -32,7 +32,6 @@ class Run:
         processes: to fly in.
         bundle_path: of the model under test; None takes the installed one.
         tuned_path: of the model that was fine-tuned on the western half of North Dakota.
-        loo_path: of the model that was trained with North Dakota's neighbourhood left out.
     """
 
     quick: bool
@@ -40,7 +39,6 @@ class Run:
     processes: int = 2
     bundle_path: str | None = None
     tuned_path: str | None = None
-    loo_path: str | None = None
 
     @property
     def name(self) -> str:
@@ -50,8 +48,8 @@ class Run:
     @property
     def key(self) -> str:
         """Of what was asked for, the code aside."""
-        bundles = [path and find_bundle(path).sha256 for path in (self.tuned_path, self.loo_path)]
-        return key_of(self.quick, self.flights, self.bundle.sha256, bundles)
+        tuned = self.tuned_path and find_bundle(self.tuned_path).sha256
+        return key_of(self.quick, self.flights, self.bundle.sha256, tuned)
 
     def count(self, full: int, quick: int = 3) -> int:
         """How many flights of the product a row flies."""

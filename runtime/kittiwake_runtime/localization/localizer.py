@@ -68,7 +68,7 @@ class LocalizerConfig:
     converged_evidence: float = 3.0
     frame_evidence: float = 2.0
     claim_jump_std: float = 2.5
-    doubtful_std_m: float = 30.0
+    doubtful_std_m: float = 25.0
     doubtful_heading_std_rad: float = math.radians(3.75)
     doubtful_elsewhere: float = 0.03
     doubtful_evidence: float = 4.0
