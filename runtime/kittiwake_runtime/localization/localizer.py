@@ -42,9 +42,10 @@ class LocalizerConfig:
         converged_elsewhere: largest probability of being elsewhere then.
         claim_std_m: position spread below which the belief claims one place. Of millions of states some fit a few
             frames by chance, so the frames that chose a place say little for it; those that come after, do.
-        converged_evidence: least evidence of these together (nats) when convergence is declared. What speaks against
-            a place counts until nothing speaks for it (Page's cumulative sum, Biometrika 1954).
+        converged_evidence: least evidence of these together (nats) when convergence is declared: Page's cumulative sum
+            (Biometrika 1954), but from below zero, where what speaks against a place has to be made good first.
         frame_evidence: the most of it that one frame may give: one fits some place by chance, two hardly the same.
+            The most, too, that there may be to make good.
         claim_jump_std: how far a frame may move a claim, in standard deviations of what it leaves and of the motion
             before it; one that moves it farther has chosen the place anew.
         doubtful_std_m: position spread above which a belief that was matched is lost: no fix is published, but what it
@@ -237,7 +238,8 @@ class Localizer:
     def _note(self, evidence: float, step: OdometryStep | None, moments: Moments) -> None:
         """Add a frame's evidence to what speaks for the place that the belief had claimed before the frame came."""
         news = min(evidence, self.config.frame_evidence)
-        self._evidence_for = max(self._evidence_for, 0.0) + news if self._claimed(step, moments) else 0.0
+        owed = -self.config.frame_evidence
+        self._evidence_for = max(self._evidence_for, owed) + news if self._claimed(step, moments) else 0.0
         self._evidence_against = max(self._evidence_against, 0.0) - news
 
     def _claimed(self, step: OdometryStep | None, moments: Moments) -> bool:
