@@ -1,4 +1,4 @@
-"""The localizer in flight: over its map, beside it, hovering, blind, deceived, carried away.
+"""The localizer finding itself: by steps of any length, hovering, from a prior, at an unknown height.
 
 Most flights are over countries of noise, whose descriptor is exact and whose calibration is measured; the last
 ones are over the procedural world, from images.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyproj
 import pytest
+from noise_flights import FALSE_M, falses, first_converged, flown, noisy_legs, off_m, start
 
 from kittiwake_runtime.engines.select import open_engine
 from kittiwake_runtime.errors import BundleError, FrameError, MapError
@@ -28,41 +28,8 @@ from kittiwake_runtime.localization.flight_log import Odometry, OdometryStep, Po
 from kittiwake_runtime.localization.localizer import Localizer, LocalizerConfig
 from kittiwake_runtime.localization.map_build import build_index, find_bundle
 from kittiwake_runtime.localization.map_index import MapIndex
-from kittiwake_runtime.localization.outputs import Fix
 from kittiwake_runtime.localization.simulate import DEFAULT_CAMERA, simulate_flight
 from kittiwake_runtime.localization.world import World, write_geotiff
-
-FALSE_M = 90.0
-"""Off by more, a converged fix is false."""
-
-Leg = tuple[OdometryStep | None, tuple[float, float, float]]
-
-
-def start(country: Any, **config: Any) -> Localizer:
-    return Localizer(country.index, country.engine, LocalizerConfig(**config))
-
-
-def flown(localizer: Localizer, country: Any, legs: Iterable[Leg], seed: int = 0) -> list[tuple[Fix, float]]:
-    """Each frame's fix and how far off it is."""
-    found = []
-    for number, (step, pose) in enumerate(legs):
-        view = country.view(*pose, noise=1000 * seed + number)
-        fix = localizer.update(step, view, time_s=5.0 * number)
-        found.append((fix, off_m(fix, pose)))
-    return found
-
-
-def off_m(fix: Fix, pose: Sequence[float]) -> float:
-    return math.dist((fix.easting_m, fix.northing_m), pose[:2])
-
-
-def first_converged(found: list[tuple[Fix, float]]) -> int:
-    """Number of the frame, the flight's length if there is none."""
-    return next((n for n, (fix, _) in enumerate(found) if fix.is_believed), len(found))
-
-
-def falses(found: list[tuple[Fix, float]]) -> int:
-    return sum(fix.is_believed and off > FALSE_M for fix, off in found)
 
 
 @pytest.mark.parametrize("step_m", [5.0, 30.0, 100.0, 300.0])
@@ -110,73 +77,6 @@ def test_ten_minutes_of_the_same_view_sharpen_nothing(country: Any, frames: int)
     assert now.elsewhere > 0.9 * before.elsewhere
 
 
-@pytest.mark.parametrize("flights", [3, pytest.param(30, marks=pytest.mark.slow)])
-def test_over_another_place_it_never_converges(country: Any, country_maker: Callable[..., Any], flights: int) -> None:
-    other = country_maker(seed=2)
-    for seed in range(flights):
-        found = flown(start(country), other, itertools.islice(other.walk(seed), 50), seed)
-        assert first_converged(found) == 50
-    assert found[-1][0].elsewhere > 0.5
-    assert "not on this map" in found[-1][0].reason
-
-
-@pytest.mark.parametrize(("doubt", "given_up"), [(0.02, None), (0.2, False), (0.6, True)])
-def test_a_doubtful_place_is_no_fix_and_is_given_up_only_above_half(
-    country: Any, doubt: float, given_up: bool | None
-) -> None:
-    localizer, legs = start(country), list(itertools.islice(country.walk(1), 16))
-    before, _ = flown(localizer, country, legs[:12])[-1]
-    assert before.is_believed
-    localizer.filter.elsewhere = doubt
-    fix = localizer.update(legs[12][0], None, time_s=60.0, reason="blind")
-    if given_up is None:
-        assert fix.is_believed
-        return
-    assert fix.state == "lost"
-    assert fix.reason == "lost: blind"
-    assert localizer.filter.covers_map == given_up
-    after = [
-        localizer.update(step, country.view(*pose, noise=n), time_s=65.0 + 5 * n)
-        for n, (step, pose) in enumerate(legs[13:])
-    ]
-    if not given_up:  # the next frames that fit dispel it
-        assert after[0].is_believed or "fits here badly" in after[0].reason or "frames to agree" in after[0].reason
-        assert after[-1].is_believed and off_m(after[-1], legs[-1][1]) < 20
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_what_was_lost_is_declared_anew_by_more_than_at_first(country: Any, seed: int) -> None:
-    config, legs = LocalizerConfig(frame_evidence=0.8), list(itertools.islice(country.walk(seed), 40))
-    localizer = start(country, frame_evidence=config.frame_evidence)
-    flown(localizer, country, legs[:20])
-    localizer.filter.elsewhere = 0.2
-    assert localizer.update(legs[20][0], None, time_s=100.0, reason="blind").state == "lost"
-    spoken: list[float] = []
-    for number, (step, pose) in enumerate(legs[21:]):
-        fix = localizer.update(step, country.view(*pose, noise=number), time_s=105.0 + 5 * number)
-        spoken.append(min(fix.evidence, config.frame_evidence))
-        if fix.is_believed:
-            break
-    assert fix.is_believed
-    assert sum(spoken) >= config.doubtful_evidence > config.converged_evidence
-
-
-def test_a_heading_that_is_not_known_well_is_neither_declared_nor_kept(country: Any) -> None:
-    legs = list(itertools.islice(country.walk(1), 16))
-    never = [fix for fix, _ in flown(start(country, doubtful_heading_std_rad=math.radians(0.5)), country, legs)]
-    assert not any(fix.is_believed for fix in never)
-    assert re.fullmatch(r"the heading is known to \d\.\d degrees only", never[-1].reason)
-    localizer = start(country)
-    kept = flown(localizer, country, legs[:12])[-1][0]
-    assert kept.is_believed
-    turned = replace(legs[12][0], sigma_turn_rad=math.radians(8))
-    carried = localizer.update(turned, None, time_s=60.0, reason="blind")
-    assert carried.is_believed and carried.heading_std_rad > math.radians(3.75), "carried forward it may spread"
-    blank = np.full((33, 33), 0.5, np.float32)
-    fix = localizer.update(legs[13][0], blank, time_s=65.0)
-    assert fix.state == "lost" and "degrees only" in fix.reason
-
-
 def test_it_converges_after_it_flies_in(country_maker: Callable[..., Any]) -> None:
     wide = country_maker(beyond=100)
     west, south, _, _ = wide.index.bounds_m
@@ -188,51 +88,6 @@ def test_it_converges_after_it_flies_in(country_maker: Callable[..., Any]) -> No
         found = flown(start(wide), wide, noisy_legs(poses, seed), seed)
         assert entry <= first_converged(found) <= entry + 6
         assert falses(found) == 0
-
-
-def test_it_may_leave_the_map_and_come_back(country_maker: Callable[..., Any]) -> None:
-    wide = country_maker(beyond=100)
-    west, south, _, _ = wide.index.bounds_m
-    poses = [(west + 500 - 100 * n, south + 1000, math.pi) for n in range(14)]
-    poses += [(west - 800 + 100 * n, south + 1000, 0.0) for n in range(1, 21)]
-    found = flown(start(wide), wide, noisy_legs(poses), 5)
-    assert found[5][0].is_believed
-    away = [fix for (fix, _), pose in zip(found, poses, strict=True) if pose[0] < west - 100]
-    assert all(fix.source == "propagated" for fix in away)
-    assert falses(found) == 0
-    assert all(fix.is_believed and off < 20 for fix, off in found[-6:])
-
-
-def noisy_legs(poses: Sequence[tuple[float, float, float]], seed: int = 0) -> list[Leg]:
-    """The poses and what the benchmark's odometry would have measured between them."""
-    rng, legs = np.random.default_rng(seed), [(None, poses[0])]
-    for before, after in itertools.pairwise(poses):
-        moved = complex(after[0] - before[0], after[1] - before[1]) * np.exp(-1j * before[2])
-        sigma, turn = 0.02 * abs(moved), math.remainder(after[2] - before[2], 2 * math.pi)
-        noise = rng.normal(0, (sigma, sigma, math.radians(1.5)))
-        step = OdometryStep(
-            moved.real + noise[0], moved.imag + noise[1], turn + noise[2], sigma, math.radians(1.5), 5.0
-        )
-        legs.append((step, after))
-    return legs
-
-
-def test_blank_frames_are_survived_and_said(country: Any) -> None:
-    localizer = start(country)
-    pose = (country.index.e0 + 300.0, country.index.n0 - 1000.0, 0.0)
-    legs = noisy_legs([(pose[0] + 100.0 * n, pose[1], 0.0) for n in range(14)])
-    flown(localizer, country, legs[:6])
-    radii = []
-    for number, (step, _) in enumerate(legs[6:11], 6):
-        view = np.full((33, 33), np.nan, np.float32) if number % 2 else None
-        fix = localizer.update(step, view, time_s=5.0 * number, reason="blurred")
-        assert (fix.state, fix.source, fix.reason) == ("converged", "propagated", "blurred")
-        assert fix.age_s == pytest.approx(5.0 * (number - 5)) and math.isnan(fix.evidence)
-        radii.append(fix.radius95_m)
-    assert radii == sorted(radii)
-    for number, (step, pose) in enumerate(legs[11:], 11):
-        fix = localizer.update(step, country.view(*pose, noise=number), time_s=5.0 * number)
-    assert fix.source == "map_matched" and off_m(fix, pose) < 15
 
 
 @pytest.mark.parametrize("direction_deg", [0, 120, 200, 290])
@@ -348,75 +203,12 @@ def test_at_a_zone_s_edge_position_and_heading_are_those_of_pyproj(country_maker
     assert abs(mean(yaws)) < 1.2  # grid north taken for true north would be off by 2.6
 
 
-def test_kidnapped_it_is_lost_then_found_again(country: Any) -> None:
-    west, south, _, _ = country.index.bounds_m
-    for seed in range(4):
-        legs = list(itertools.islice(country.walk(seed), 12))
-        x, y, heading = legs[-1][1]
-        carried = (x - 900 if x > west + 1000 else x + 900, y - 500 if y > south + 1000 else y + 500, heading + 1.5)
-        legs += itertools.islice(country.walk(100 + seed, carried), 1, 22)
-        found = flown(start(country), country, legs, seed)
-        states = [fix.state for fix, _ in found]
-        lost = states.index("lost")
-        assert 12 < lost <= 12 + 5
-        assert found[lost][0].reason.startswith("lost: ")
-        again = next(n for n in range(lost, len(states)) if states[n] == "converged")
-        assert again <= 12 + 16
-        assert falses(found[:12]) == falses(found[again:]) == 0
-
-
-def test_it_is_lost_once_frames_since_the_declaration_speak_against_it(country: Any) -> None:
-    localizer, rng = start(country, doubtful_elsewhere=1.0, doubtful_std_m=math.inf), np.random.default_rng(5)
-    legs = list(itertools.islice(country.walk(1), 20))
-    assert flown(localizer, country, legs[:12])[-1][0].is_believed
-    west, south, _, _ = country.index.bounds_m
-    against = 0.0
-    for number, (step, _) in enumerate(legs[12:], 12):
-        view = country.view(west + rng.uniform(300, 1700), south + rng.uniform(300, 1700), rng.uniform(0, 6), number)
-        fix = localizer.update(step, view, time_s=5.0 * number)
-        against = max(against, 0.0) - min(fix.evidence, localizer.config.frame_evidence)
-        if against >= localizer.config.doubtful_evidence:
-            break
-        assert fix.is_believed
-    assert fix.state == "lost"
-    assert fix.reason == "lost: the last frames speak against this place"
-
-
 def test_a_frame_that_moves_a_claim_does_not_speak_for_it(country: Any) -> None:
     legs = list(itertools.islice(country.walk(2), 20))
     declared = [first_converged(flown(start(country, claim_jump_std=most), country, legs))
                 for most in (0.0, LocalizerConfig().claim_jump_std, math.inf)]  # fmt: skip
     assert declared[0] == len(legs), "where every frame moves it none speaks for it"
     assert declared[2] <= declared[1] < len(legs)
-
-
-def test_a_radius_beyond_the_largest_allowed_is_lost(country: Any) -> None:
-    localizer = start(country, max_radius_m=40.0)
-    legs = noisy_legs([(country.index.e0 + 300.0 + 100.0 * n, country.index.n0 - 1000.0, 0.0) for n in range(16)])
-    flown(localizer, country, legs[:6])
-    for number, (step, _) in enumerate(legs[6:], 6):
-        fix = localizer.update(step, None, time_s=5.0 * number, reason="night")
-        if fix.radius95_m <= 40 and fix.state == "lost":
-            pytest.fail("lost within its radius")
-        if fix.radius95_m > 40:
-            break
-    assert fix.state == "lost" and not fix.is_believed
-    assert fix.reason == "lost: night"
-
-
-def test_a_match_that_leaves_it_wide_is_not_believed_and_a_carried_fix_as_wide_is(country: Any) -> None:
-    legs = list(itertools.islice(country.walk(3), 10))
-    loose = OdometryStep(100.0, 0.0, 0.0, 60.0, math.radians(15))
-    matched, carried = start(country, converged_std_m=30.0), start(country, converged_std_m=30.0)
-    for localizer in (matched, carried):
-        assert flown(localizer, country, legs)[-1][0].is_believed
-    west, south, _, _ = country.index.bounds_m
-    plain = np.full_like(country.view(west + 1000, south + 1000, 0.0), 0.5)  # fits many places a little
-    wide = [localizer.update(loose, view, time_s=60.0) for localizer, view in ((matched, plain), (carried, None))]
-    assert all(30 < fix.position_std_m < 163 for fix in wide)  # within the radius that a carried fix may have
-    assert [fix.state for fix in wide] == ["lost", "converged"]
-    assert "several places fit" in wide[0].reason
-    assert wide[1].source == "propagated"
 
 
 def test_what_is_waited_for_is_told(country: Any) -> None:
