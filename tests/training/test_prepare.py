@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 
 from kittiwake_training.errors import TrainingError
@@ -72,12 +73,17 @@ def test_an_own_area_is_split_by_ground_with_a_gap(make_place: Callable[..., Pla
     np.testing.assert_array_equal(east.stack, place.stack[..., 96:])
 
 
-def _write(path: Path, pixels: np.ndarray, west: float, north: float, gsd_m: float, crs: str | None) -> Path:
+def _write(
+    path: Path, pixels: np.ndarray, west: float, north: float, gsd_m: float, crs: str | None, kinds: str = "gray"
+) -> Path:
+    """(H, W) or (bands, H, W) as a GeoTIFF whose bands are of these kinds."""
+    bands = np.atleast_3d(pixels.T).T
     with rasterio.open(
-        path, "w", driver="GTiff", width=pixels.shape[1], height=pixels.shape[0], count=1, dtype=pixels.dtype,
+        path, "w", driver="GTiff", width=bands.shape[2], height=bands.shape[1], count=len(bands), dtype=bands.dtype,
         crs=crs, transform=from_origin(west, north, gsd_m, gsd_m),
     ) as file:  # fmt: skip
-        file.write(pixels, 1)
+        file.write(bands)
+        file.colorinterp = [ColorInterp[kind] for kind in kinds.split()]
     return path
 
 
@@ -91,6 +97,24 @@ def test_maps_are_joined_by_georeference(tmp_path: Path) -> None:
     np.testing.assert_array_equal(place.stack[0], place.stack[1])
     np.testing.assert_array_equal(place.stack[0, 0], ground[10:, 30:])
     assert place.valid.all()
+
+
+def test_colours_are_taken_by_name_and_alpha_is_no_colour(tmp_path: Path) -> None:
+    colours = np.stack([np.full((30, 40), level, np.uint8) for level in (30, 20, 10)])  # blue, green, red
+    alpha = np.full((1, 30, 40), 255, np.uint8)
+    alpha[:, :, :5] = 0
+    infrared = np.full((1, 30, 40), 99, np.uint8)
+    first = _write(tmp_path / "a.tif", np.concatenate([colours, alpha]), 0, 0, 5, "EPSG:32633", "blue green red alpha")
+    second = _write(
+        tmp_path / "b.tif", np.concatenate([colours[::-1], alpha]), 0, 0, 5, "EPSG:32633", "red green blue alpha"
+    )
+    place = place_from_rasters([first, second], "area")
+    assert place.stack.shape == (2, 3, 30, 40)
+    np.testing.assert_array_equal(place.stack[:, :, 9, 9], [(10, 20, 30), (10, 20, 30)])
+    assert not place.valid[:, :, :5].any() and place.valid[:, :, 5:].all()
+    near = np.concatenate([colours, infrared])
+    third = _write(tmp_path / "c.tif", near, 0, 0, 5, "EPSG:32633", "blue green red undefined")
+    np.testing.assert_array_equal(place_from_rasters([third, third], "area").stack[0, :, 9, 9], (10, 20, 30, 99))
 
 
 def test_maps_that_don_t_fit_are_refused(tmp_path: Path) -> None:

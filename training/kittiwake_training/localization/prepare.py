@@ -8,7 +8,7 @@ over Germany, and the procedural world (finer pixels, and snow). The test places
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import chain
@@ -123,7 +123,8 @@ def place_from_rasters(
     resolutions.
 
     Args:
-        paths: two or more files that rasterio reads, one a date; bands beyond the fourth are ignored.
+        paths: two or more files that rasterio reads, one a date; of each four bands at the most are taken, red, green
+            and blue first where they are named. What an alpha band masks is not seen.
         name: the place's.
         licence: terms of the imagery.
         cloud_factor: pixels brighter than this many medians are taken for cloud; none when omitted.
@@ -145,7 +146,7 @@ def place_from_rasters(
             rasterio.open(path) as source,
             WarpedVRT(source, resampling=Resampling.bilinear, **grid) as warped,
         ):
-            bands = warped.read(list(range(1, min(source.count, 4) + 1)))
+            bands = warped.read(_bands(source.colorinterp))
             seen = (warped.dataset_mask() > 0) & (bands > 0).any(axis=0)
         image, clear = _to_bytes(bands, seen, cloud_factor)
         stack.append(image)
@@ -164,6 +165,16 @@ def place_from_rasters(
         licence=licence,
         gray=LUMA + (0.0,) * (count - 3) if count >= 3 else (1.0,) + (0.0,) * (count - 1),
     )
+
+
+def _bands(kinds: Sequence[Any]) -> list[int]:
+    """Numbers of the bands to train on, by what the file says of each."""
+    from rasterio.enums import ColorInterp
+
+    colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    first = [kinds.index(kind) + 1 for kind in colours] if set(colours) <= set(kinds) else []
+    others = [band for band, kind in enumerate(kinds, 1) if band not in first and kind != ColorInterp.alpha]
+    return [*first, *others][:4]
 
 
 def _common_grid(paths: list[Path]) -> dict[str, Any]:
