@@ -107,7 +107,7 @@ def _draw(areas: Sequence[Series], updates: Series, picture: Path) -> None:
         axis.set_yscale("log")
         axis.autoscale(axis="y")
         # Numbers, where powers of ten would be read.
-        axis.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+        axis.yaxis.set_minor_locator(LogLocator(subs=(3.0, 5.0)))
         axis.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
         for side in (axis.xaxis, axis.yaxis):
             side.set_major_formatter(StrMethodFormatter("{x:g}"))
