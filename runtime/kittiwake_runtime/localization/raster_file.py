@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -139,11 +140,8 @@ class RasterFile:
         kinds = self._file.colorinterp
         if kinds[0] == ColorInterp.palette:
             raise MapError(f"{self.path} has colours by palette", "expand them: gdal_translate -expand rgb IN OUT")
-        named = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-        if all(kind in kinds for kind in named):
-            return tuple(kinds.index(kind) + 1 for kind in named)
-        coloured = [band for band, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha]
-        return tuple(coloured[:3]) if len(coloured) >= 3 else tuple(coloured[:1])
+        bands = colour_bands(kinds)
+        return bands[:3] if len(bands) >= 3 else bands[:1]
 
     def bounds_on(self, grid: Grid) -> Bounds:
         """West, south, east, north on a grid, metres."""
@@ -282,6 +280,20 @@ class RasterFile:
                 self.wkt, grid.wkt, always_xy=True, area_of_interest=AreaOfInterest(*self.area_deg)
             )
         return self._to_file[grid.wkt]
+
+
+def colour_bands(kinds: Sequence[Any]) -> tuple[int, ...]:
+    """Numbers of the bands that show the ground: red, green and blue first where they are named, and no alpha.
+
+    Args:
+        kinds: rasterio's ``ColorInterp`` of each band.
+    """
+    from rasterio.enums import ColorInterp
+
+    named = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    first = [kinds.index(kind) + 1 for kind in named] if all(kind in kinds for kind in named) else []
+    others = [band for band, kind in enumerate(kinds, 1) if band not in first and kind != ColorInterp.alpha]
+    return (*first, *others)
 
 
 def _between(nodes: Floats, row0: int, col0: int, rows: npt.ArrayLike, cols: npt.ArrayLike) -> Floats:

@@ -8,7 +8,7 @@ over Germany, and the procedural world (finer pixels, and snow). The test places
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import chain
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from kittiwake_runtime.localization.descriptor import LUMA
+from kittiwake_runtime.localization.raster_file import colour_bands
 from kittiwake_training.errors import TrainingError
 from kittiwake_training.localization.places import WORLD, Place, load_place
 from kittiwake_training.localization.prairie import prairie_place
@@ -146,7 +147,7 @@ def place_from_rasters(
             rasterio.open(path) as source,
             WarpedVRT(source, resampling=Resampling.bilinear, **grid) as warped,
         ):
-            bands = warped.read(_bands(source.colorinterp))
+            bands = warped.read(colour_bands(source.colorinterp)[:4])
             seen = (warped.dataset_mask() > 0) & (bands > 0).any(axis=0)
         image, clear = _to_bytes(bands, seen, cloud_factor)
         stack.append(image)
@@ -165,16 +166,6 @@ def place_from_rasters(
         licence=licence,
         gray=LUMA + (0.0,) * (count - 3) if count >= 3 else (1.0,) + (0.0,) * (count - 1),
     )
-
-
-def _bands(kinds: Sequence[Any]) -> list[int]:
-    """Numbers of the bands to train on, by what the file says of each."""
-    from rasterio.enums import ColorInterp
-
-    colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    first = [kinds.index(kind) + 1 for kind in colours] if set(colours) <= set(kinds) else []
-    others = [band for band, kind in enumerate(kinds, 1) if band not in first and kind != ColorInterp.alpha]
-    return [*first, *others][:4]
 
 
 def _common_grid(paths: list[Path]) -> dict[str, Any]:
